@@ -1,0 +1,46 @@
+# `make train` and `make test` are all that a fresh machine needs: each sets up .venv first where it is missing.
+PYTHON ?= python3
+ARGS ?=
+REF ?= main
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup train test check figures same benchmark clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"; \
+	else \
+		$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"; \
+	fi
+	@touch $@
+
+train: $(STAMP)  ## train the default network; ARGS="group=option key=value" changes it
+	$(BIN)/python scripts/train.py $(ARGS)
+
+test: $(STAMP)  ## run the tests; ARGS go to pytest
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
+
+check: $(STAMP)  ## everything that must hold before a change lands
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_links.py
+	$(MAKE) test
+	$(BIN)/python scripts/check_readme.py
+
+figures: $(STAMP)  ## draw the pictures that README and docs show
+	$(BIN)/python scripts/figures.py $(ARGS)
+
+same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same weights, bit for bit
+	$(BIN)/python scripts/same.py $(REF)
+
+benchmark: $(STAMP)  ## time training and sampling against the primer's loops
+	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist

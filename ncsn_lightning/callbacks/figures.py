@@ -1,0 +1,145 @@
+"""Samples of the averaged network, and the figures that show what it has learnt."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import plotting
+from ..arguments import Count, Index, strict
+from ..checkpoints import replacing
+from ..distributions import Distribution
+from ..loggers import log_picture, log_table
+from ..metrics import ScoreTest, off_support
+from ..module import NCSN
+from ..objectives import Learned
+from ..randomness import keyed_generator
+from ..samplers import Sampler
+from ..schedules import Levels, Schedule
+
+TABLE_ROWS = 1000
+"""Samples that go to the loggers' tables; all of them are in samples.npz."""
+
+
+class SamplesAndFigures(L.Callback):
+    """Sample and draw, every few steps and at the end.
+
+    Along the way: the samples beside the target. At the end: `samples.npz` (key `x`, `[n, 2]` float32) and every figure
+    into `figures/`, and to the loggers.
+
+    Args:
+        distribution, schedule, levels: of the run.
+        sampler: walks down the schedule with the averaged score.
+        test: the points on which the losses of a level are measured.
+        num_samples: chains.
+        every_n_steps: optimiser steps between pictures along the way.
+        seed: of the chains.
+        folder: the run's folder.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        distribution: Distribution,
+        schedule: Schedule,
+        levels: Levels,
+        sampler: Sampler,
+        test: ScoreTest,
+        num_samples: Count,
+        every_n_steps: Count,
+        seed: Index,
+        folder: str,
+    ) -> None:
+        self.distribution, self.schedule, self.levels, self.sampler = distribution, schedule, levels, sampler
+        self.test = test
+        self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
+        self.folder = Path(folder)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        assert isinstance(pl_module, NCSN)
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero:
+            *_, samples = self._walk(pl_module)
+            self._publish(trainer, "samples", plotting.plot_samples(self.distribution, samples))
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, NCSN)
+        if not trainer.is_global_zero:
+            return
+        started = time.perf_counter()
+        states = self._walk(pl_module)
+        samples = states[-1]
+        pl_module.results["sampling_time"] = time.perf_counter() - started
+        pl_module.results["off_support"] = off_support(self.distribution, samples)
+        pl_module.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
+        with replacing(self.folder / "samples.npz") as path:
+            np.savez(path, x=samples.numpy())
+        for logger in trainer.loggers:
+            log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
+        for name, figure in self._figures(pl_module, states):
+            self._publish(trainer, name, figure)
+        self._publish(trainer, "annealing", plotting.animate_annealing(self.distribution, states, self.schedule.sigmas))
+
+    def _walk(self, module: NCSN) -> list[Tensor]:
+        """The prior's draw and the state after every level, `[n, 2]` each."""
+        generator = keyed_generator(self.seed, "samples", device=module.device)
+        sigmas = self.schedule.sigmas
+        start_generator = keyed_generator(self.seed, "start")
+        x = self.sampler.start(self.num_samples, self.distribution, float(sigmas[0]), generator=start_generator)
+        walk = self.sampler.trajectory(module.score, x.to(module.device), sigmas.to(module.device), generator=generator)
+        return [x, *(state.cpu() for state in walk)]
+
+    def _figures(self, module: NCSN, states: list[Tensor]) -> Iterator[tuple[str, Figure]]:
+        score = copy.deepcopy(module.score).cpu()
+        errors = self.test.cpu()(score)
+        yield "samples", plotting.plot_samples(self.distribution, states[-1])
+        chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
+        yield "score_field", plotting.plot_score_field(self.distribution, score, chosen)
+        yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
+        yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
+        yield "filmstrip", plotting.plot_filmstrip(self.distribution, states, self.schedule.sigmas)
+        yield "schedule", self._schedule_figure(module)
+        if isinstance(module.loss.weighting, Learned):
+            yield "learned_weighting", self._learned_figure(copy.deepcopy(module).cpu())
+
+    def _schedule_figure(self, module: NCSN) -> Figure:
+        sigmas = self.schedule.sigmas
+        grid = torch.logspace(float(sigmas[-1].log10()), float(sigmas[0].log10()), 400)
+        with torch.no_grad():
+            weight = copy.deepcopy(module.loss.weighting).cpu()(grid)
+        return plotting.plot_schedule(sigmas, sigma_grid=grid, weight=weight, density=self.levels.density(grid))
+
+    @torch.no_grad()
+    def _learned_figure(self, module: NCSN) -> Figure:
+        """u(σ) beside ln E[σ² e / D] of the weights in training, on fresh points."""
+        objective, weighting = module.loss.objective, module.loss.weighting
+        assert isinstance(weighting, Learned)
+        generator = keyed_generator(self.seed, "learned weighting")
+        sigma = self.test.sigmas.unsqueeze(-1)
+        x = self.distribution.sample(sigma.shape[0] * 1024, generator=generator).view(-1, 1024, 2)
+        noise = torch.randn(x.shape, generator=generator)
+        references = self.distribution.sample(objective.num_references, generator=generator)
+        error = objective(module.model, x, sigma, noise, references).mean(-1)
+        optimum = (self.test.sigmas.square() * error / weighting.dim).log()
+        return plotting.plot_learned_weighting(self.test.sigmas, weighting.u(self.test.sigmas), optimum)
+
+    def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
+        """Save a figure or an animation in the run's folder and hand it to the loggers."""
+        animated = isinstance(picture, bytes)
+        path = self.folder / "figures" / f"{name}.{'gif' if animated else 'png'}"
+        with replacing(path) as temporary:
+            if isinstance(picture, bytes):
+                temporary.write_bytes(picture)
+            else:
+                picture.savefig(temporary)
+        for logger in trainer.loggers:
+            log_picture(logger, name, path, trainer.global_step)

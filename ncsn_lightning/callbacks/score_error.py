@@ -1,0 +1,45 @@
+"""How wrong the averaged score is at each noise level, against the exact one, at every validation."""
+
+from __future__ import annotations
+
+import lightning as L
+
+from ..arguments import strict
+from ..loggers import log_table
+from ..metrics import ScoreErrors, ScoreTest
+from ..module import NCSN
+
+
+class ScoreError(L.Callback):
+    """Log E‖s_θ − s‖² / E‖s‖² per level and its mean, `score_error`, on a grid that no schedule changes.
+
+    Args:
+        test: the points and levels, the same at every validation.
+    """
+
+    @strict
+    def __init__(self, *, test: ScoreTest) -> None:
+        self.test = test
+
+    def _measure(self, module: NCSN) -> ScoreErrors:
+        return self.test.to(module.device)(module.score)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, NCSN)
+        errors = self._measure(pl_module)
+        relative = {
+            f"score_error/{sigma:.3g}": value
+            for sigma, value in zip(errors.sigmas.tolist(), errors.relative.float(), strict=True)
+        }
+        pl_module.log_dict({**relative, "step": float(trainer.global_step)})
+        pl_module.log("score_error", errors.relative.mean().float(), prog_bar=True)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, NCSN)
+        errors = self._measure(pl_module)
+        per_level = dict(zip((f"{s:.4g}" for s in errors.sigmas.tolist()), errors.relative.tolist(), strict=True))
+        pl_module.results["score_error"] = float(errors.relative.mean())
+        pl_module.results["score_error_per_level"] = per_level
+        rows = [list(row) for row in zip(errors.sigmas.tolist(), errors.relative.tolist(), strict=True)]
+        for logger in trainer.loggers:
+            log_table(logger, "score_error_per_level", ["sigma", "relative_error"], rows)

@@ -1,0 +1,63 @@
+"""The configuration as text: where it lies, what a run keeps of it, what names a result. Imports nothing slow."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+NODE = re.compile(r"^\$\{([\w.]+)\}$")
+"""An interpolation of one whole node, `${schedule}`."""
+
+_NO_RESULT = {"callbacks", "group", "logger", "name", "paths", "project", "resume", "tags"}
+_NO_RESULT_TRAINER = {"accelerator", "devices", "num_nodes", "strategy"}
+
+
+def config_folder() -> Path:
+    """The `conf/` folder: inside the package where it was installed, else the repository's."""
+    packaged = Path(__file__).parent / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A composed configuration without Hydra: what only Hydra can resolve is resolved, other interpolations stay."""
+    container = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(container, dict)
+    return _without_resolvers(cfg, container, "")
+
+
+def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_resolvers(cfg, value, f"{path}.{key}".lstrip(".")) for key, value in node.items()}
+    if isinstance(node, str) and re.search(r"\$\{\w+:", node):
+        return OmegaConf.select(cfg, path)
+    return node
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that name everything in a plain configuration that can change the result."""
+    kept = {key: value for key, value in config.items() if key not in _NO_RESULT}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in _NO_RESULT_TRAINER}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """A remark that names the most similar word, or lists all."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(words))}"
+
+
+def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a plain configuration with its dotted path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from walk(value, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, node

@@ -1,0 +1,201 @@
+"""The stream: everything random that training consumes, as a pure function of the optimiser step.
+
+Draws are made in fixed groups of `DRAW` steps, keyed by (seed, group). How many of them one training batch consumes (a
+*block*), how many ranks share them and where a run was resumed therefore never change a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .arguments import Count, Index, strict
+from .distributions import Distribution
+from .objectives import Objective
+from .randomness import keyed_generator
+from .schedules import Levels
+
+DRAW = 50
+"""Steps drawn at once: about 20 µs a step; one draw a step costs three times as much."""
+
+
+class Block(NamedTuple):
+    """What K optimiser steps consume: K batches of G levels × P points.
+
+    Attributes:
+        x: `[K, G, P, 2]`, clean points.
+        sigma: `[K, G, 1]`, their levels.
+        noise: `[K, G, P, 2]`, unit variance.
+        references: `[K, R, 2]`, further points of the data (R may be 0).
+    """
+
+    x: Tensor
+    sigma: Tensor
+    noise: Tensor
+    references: Tensor
+
+
+class Stream:
+    """The infinite stream of one target's batches, of which a rank sees its share.
+
+    Args:
+        distribution: the target.
+        levels: training density of σ.
+        batch_size: rows of the global batch, over all ranks.
+        num_references: further points a step.
+        seed: of every draw.
+        purpose: keeps streams of the same seed apart.
+        rank, world_size: the share: every `world_size`-th level, from `rank`; references are common.
+    """
+
+    def __init__(
+        self,
+        distribution: Distribution,
+        levels: Levels,
+        *,
+        batch_size: int,
+        num_references: int,
+        seed: int,
+        purpose: str = "train",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.distribution, self.levels = distribution, levels
+        self.seed, self.purpose = seed, purpose
+        self.groups = levels.groups or batch_size
+        self.points = batch_size // self.groups
+        self.num_references = num_references
+        self.share = slice(rank, None, world_size)
+        self._draw = lru_cache(maxsize=2)(self._draw)  # type: ignore[method-assign]
+
+    def _draw(self, index: int) -> Block:
+        """Steps `DRAW * index` to `DRAW * (index + 1)`, this rank's share."""
+        generator = keyed_generator(self.seed, self.purpose, index)
+        shape = (DRAW, self.groups, self.points, 2)
+        x = self.distribution.sample(shape[0] * shape[1] * shape[2], generator=generator).view(shape)
+        sigma = self.levels.sample(DRAW, self.groups, generator=generator).unsqueeze(-1)
+        noise = torch.randn(shape, generator=generator)
+        references = self.distribution.sample(DRAW * self.num_references, generator=generator)
+        share = self.share
+        return Block(x[:, share], sigma[:, share], noise[:, share], references.view(DRAW, self.num_references, 2))
+
+    def block(self, start: int, stop: int) -> Block:
+        """The batches of steps `start` to `stop`."""
+        pieces = []
+        while start < stop:
+            index, offset = divmod(start, DRAW)
+            count = min(stop - start, DRAW - offset)
+            pieces.append([field[offset : offset + count] for field in self._draw(index)])
+            start += count
+        return Block(*(fields[0] if len(pieces) == 1 else torch.cat(fields) for fields in zip(*pieces, strict=True)))
+
+
+class Epoch:
+    """One epoch of a stream: from the trainer's step to the next validation, cut into blocks.
+
+    A block ends at every multiple of `block_size` and of each of `ends`, so that whatever happens every N optimiser
+    steps finds the trainer at that step. The step is the only state, and the trainer keeps it.
+    """
+
+    def __init__(self, stream: Stream, trainer: L.Trainer, *, block_size: int, length: int, ends: list[int]) -> None:
+        self.stream, self.trainer = stream, trainer
+        self.length, self.ends = length, [block_size, *ends]
+
+    def __iter__(self) -> Iterator[Block]:
+        step = self.trainer.global_step
+        last = min(_next_multiple(step, self.length), self.trainer.max_steps)
+        while step < last:
+            stop = min(last, *(_next_multiple(step, end) for end in self.ends))
+            yield self.stream.block(step, stop)
+            step = stop
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing of its own; its presence tells Lightning that the loader resumes."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+def _next_multiple(step: int, of: int) -> int:
+    return (step // of + 1) * of
+
+
+class StreamingDataModule(L.LightningDataModule):
+    """Infinite batches of a target for training, and one fixed batch for validation.
+
+    Args:
+        distribution: the target.
+        levels: training density of σ.
+        batch_size: rows a step, over all ranks; a multiple of `levels.groups`.
+        block_size: optimiser steps that one `training_step` takes; it changes the speed, never a number.
+        steps_per_epoch: optimiser steps between validations (and checkpoints).
+        block_ends: optimiser steps at whose multiples a block must end, besides.
+        objective: says how many further points a step needs.
+        validation_size: rows of the validation batch.
+        seed: of every draw.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        distribution: Distribution,
+        levels: Levels,
+        batch_size: Count,
+        block_size: Count,
+        steps_per_epoch: Count,
+        block_ends: list[Count],
+        objective: Objective,
+        validation_size: Count,
+        seed: Index,
+    ) -> None:
+        super().__init__()
+        for name, size in (("batch_size", batch_size), ("validation_size", validation_size)):
+            if levels.groups is not None and size % levels.groups:
+                raise ValueError(
+                    f"{name}={size} is no multiple of levels.groups={levels.groups}: change one of them, "
+                    "or set levels.groups=null for one level a row"
+                )
+        self.distribution, self.levels = distribution, levels
+        self.batch_size, self.validation_size = batch_size, validation_size
+        self.block_size, self.steps_per_epoch, self.block_ends = block_size, steps_per_epoch, block_ends
+        self.num_references, self.seed = objective.num_references, seed
+
+    def _stream(self, batch_size: int, purpose: str, *, rank: int = 0, world_size: int = 1) -> Stream:
+        return Stream(
+            self.distribution,
+            self.levels,
+            batch_size=batch_size,
+            num_references=self.num_references,
+            seed=self.seed,
+            purpose=purpose,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where the ranks cannot share a batch evenly."""
+        assert self.trainer is not None
+        groups, ranks = self.levels.groups or self.batch_size, self.trainer.world_size
+        if groups % ranks:
+            raise ValueError(f"levels.groups={groups} cannot be shared by {ranks} ranks: choose a multiple of {ranks}")
+
+    def train_dataloader(self) -> Epoch:
+        assert self.trainer is not None
+        stream = self._stream(
+            self.batch_size, "train", rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
+        return Epoch(
+            stream, self.trainer, block_size=self.block_size, length=self.steps_per_epoch, ends=self.block_ends
+        )
+
+    def val_dataloader(self) -> DataLoader[Block]:
+        fixed = self._stream(self.validation_size, "validation").block(0, 1)
+        return DataLoader([fixed], batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set

@@ -1,0 +1,99 @@
+"""The interface of a target distribution: samples, and its exact smoothed density and score at every noise level.
+
+The base class owns shapes and dtypes; a target owns the mathematics of rows: `sample`, `_log_prob` and, where there
+is a better way than differentiation, `_score`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..randomness import keyed_generator
+
+class Distribution(nn.Module, ABC):
+    r"""A 2-D target p whose Gaussian smoothings are known exactly.
+
+    $$p_\sigma = p * \mathcal N(0, \sigma^2 I), \qquad s(x, \sigma) = \nabla_x \log p_\sigma(x)$$
+
+    Computations run in float64 and return the dtype of `x`, for differences of nearly equal numbers occur at both
+    ends of the noise range. Everything tensor-valued is a buffer, so `.to(device)` moves it; no buffer enters a
+    state dict, for the constructor's arguments determine them all.
+
+    Attributes:
+        dim: dimension of the data, 2.
+        scale: smallest length of the target in data units (a component's standard deviation, a cell's side): σ_min
+            should lie well below it.
+        mean: `[2]`, exact.
+        covariance: `[2, 2]`, exact.
+    """
+
+    dim: int = 2
+    scale: float
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, *, mean: Tensor, covariance: Tensor, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self._constant("mean", mean)
+        self._constant("covariance", covariance)
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        """Keep a float64 constant that moves with the module and is not part of its state."""
+        self.register_buffer(name, value.to(torch.float64), persistent=False)
+
+    @abstractmethod
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
+        """Draw `n` independent points in float32, on the device of the buffers (the generator's device must agree)."""
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n]`."""
+
+    def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """∇ₓ log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n, 2]`; by differentiation unless written."""
+        return torch.func.grad(lambda x: self._log_prob(x, sigma).sum())(x)
+
+    def log_prob(self, x: Float[Tensor, "*batch 2"], sigma: Tensor | float = 0.0) -> Tensor:
+        """log p_σ(x) in nats, `[*batch]`; −inf outside the support of a noise-free bounded target.
+
+        Args:
+            x: points, `[*batch, 2]`, in data units.
+            sigma: noise level in data units, of any shape that broadcasts against `[*batch]`.
+        """
+        shape, points, levels = self._rows(x, sigma)
+        return self._log_prob(points, levels).reshape(shape).to(x.dtype)
+
+    def score(self, x: Float[Tensor, "*batch 2"], sigma: Tensor | float) -> Tensor:
+        """∇ₓ log p_σ(x), `[*batch, 2]`, in 1 / data units; arguments as in `log_prob`."""
+        shape, points, levels = self._rows(x, sigma)
+        return self._score(points, levels).reshape(*shape, self.dim).to(x.dtype)
+
+    def _rows(self, x: Tensor, sigma: Tensor | float) -> tuple[torch.Size, Tensor, Tensor]:
+        """Broadcast points and levels against each other, flatten the batch, go to float64."""
+        level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+        shape = torch.broadcast_shapes(x.shape[:-1], level.shape)
+        points = x.to(torch.float64).expand(*shape, self.dim).reshape(-1, self.dim)
+        return shape, points, level.expand(shape).reshape(-1)
+
+    @cached_property
+    def typical_points(self) -> Float[Tensor, "4096 2"]:
+        """A fixed sample of 4096 points: the same for every seed and run, so that what derives from it compares."""
+        generator = keyed_generator(0, "typical points", device=self.mean.device)
+        return self.sample(4096, generator=generator)
+
+    @cached_property
+    def diameter(self) -> float:
+        """Largest pairwise distance of the typical points: the automatic σ_max (Song & Ermon 2020, Technique 1)."""
+        return float(torch.cdist(self.typical_points, self.typical_points).max())
+
+    @property
+    def sigma_data(self) -> float:
+        """Root mean square of the centred data per dimension: the automatic σ_d (Karras et al. 2022)."""
+        return math.sqrt(float(self.covariance.trace()) / self.dim)

@@ -1,0 +1,213 @@
+r"""Curves with Gaussian noise: x = c(T) + τ₀ z, with T on an interval.
+
+$$p_\sigma(x) = \int \mathcal N(x; c(t), \tau^2 I)\, q(t)\,dt, \qquad \tau^2 = \tau_0^2 + \sigma^2$$
+
+Once the nodes of a quadrature rule are fixed this is a Gaussian mixture. They are chosen for σ = 0, where the
+integrand is sharpest, and are good for every σ. Seen from a point at distance d on the convex side of a place with
+curvature κ and speed |c'|, the integrand is a peak in t of width τ / (|c'| √(1 + κ d)); at an open end it can fall off
+as exp(−t |c'| d / τ²). Both are resolved for d up to `FAR`, to a relative error of the density below 1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..arguments import Finite, NonNegative, Positive, strict
+from .mixture import GaussianMixture, isotropic
+from .quadrature import Function, graded_rule
+
+FAR = 50.0  # data units
+MAX_NODES = 200_000
+
+
+class NoisyCurve(GaussianMixture):
+    """One or several congruent open curves with Gaussian noise; the named curves derive from it.
+
+    Args:
+        curve: t `[n]` -> `[P, n, 2]`, P congruent and equally likely pieces, each analytic on [start, stop].
+        start: lower end of the parameter.
+        stop: upper end.
+        noise: τ₀, data units.
+        power: T has the density q(t) ∝ t^power on [start, stop]: 0, or 1 with start = 0.
+        reach: t -> largest distance on the convex side at which c(t) can be the nearest place of the curve.
+    """
+
+    def __init__(
+        self,
+        *,
+        curve: Callable[[Tensor], Tensor],
+        start: float,
+        stop: float,
+        noise: float,
+        power: int = 0,
+        reach: Function | None = None,
+    ) -> None:
+        t, weights = _nodes(curve, start, stop, noise, reach)
+        places = curve(t)
+        means = places.flatten(0, 1)
+        super().__init__(
+            means,
+            weights=(weights * t**power).repeat(places.shape[0]),
+            variances=isotropic(noise, means),
+            scale=noise,
+        )
+        self.curve, self.start, self.stop, self.noise, self.power = curve, start, stop, noise, power
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """A place on the curve itself, then noise."""
+        device = self.means.device
+        uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
+        places = self.curve(self.start + (self.stop - self.start) * uniform ** (1 / (1 + self.power)))
+        piece = torch.randint(places.shape[0], (n,), device=device, generator=generator)
+        noise = torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
+        return (places[piece, torch.arange(n, device=device)] + self.noise * noise).float()
+
+
+def _nodes(
+    curve: Callable[[Tensor], Tensor], start: float, stop: float, noise: float, reach: Function | None
+) -> tuple[Tensor, Tensor]:
+    def width(t: Tensor) -> Tensor:
+        speed, curvature = _geometry(curve, t)
+        return noise / (speed * (1 + curvature * (FAR if reach is None else reach(t))).sqrt())
+
+    t = torch.linspace(start, stop, 1001, dtype=torch.float64)
+    fastest = float(_geometry(curve, t)[0].max())
+    if (stop - start) / float(width(t).min()) > MAX_NODES:
+        raise ValueError(f"noise: {noise} is too small for a curve of this length; choose a larger one")
+    return graded_rule(start, stop, width=width, rate=fastest * FAR / noise**2)
+
+
+def _geometry(curve: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
+    """Speed |c'| and curvature κ of the first piece at `t`, by differentiation."""
+
+    def velocity(t: Tensor) -> Tensor:
+        return torch.func.jvp(lambda t: curve(t)[0], (t,), (torch.ones_like(t),))[1]
+
+    first, second = torch.func.jvp(velocity, (t,), (torch.ones_like(t),))
+    speed = first.square().sum(-1).sqrt()
+    cross = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
+    return speed, cross.abs() / speed**3
+
+
+def _pair(first: Tensor, second: Tensor) -> Tensor:
+    return torch.stack([first, second], dim=-1)
+
+
+def _moons(t: Tensor, *, zoom: float, shift: float, offset: tuple[float, float]) -> Tensor:
+    upper = _pair(t.cos(), t.sin())
+    lower = _pair(offset[0] - t.cos(), offset[1] - t.sin())
+    return zoom * torch.stack([upper, lower]) + torch.tensor([shift, 0.0], dtype=t.dtype, device=t.device)
+
+
+class Moons(NoisyCurve):
+    r"""Two interleaved half circles.
+
+    (cos T, sin T) or (o₁ − cos T, o₂ − sin T), T ~ U(0, π), + N(0, noise²), then × zoom, then shifted. The defaults
+    are TorchCFM's (Tong et al., "Improving and generalizing flow-based generative models", 2023).
+
+    Args:
+        noise: standard deviation before zooming.
+        zoom: factor on points and noise.
+        shift: added to the first coordinate at the end, data units.
+        offset_x: o₁, before zooming.
+        offset_y: o₂, before zooming.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        noise: Positive = 0.05,
+        zoom: Positive = 2.0,
+        shift: Finite = -1.0,
+        offset_x: Finite = 1.0,
+        offset_y: Finite = 0.5,
+    ) -> None:
+        curve = partial(_moons, zoom=zoom, shift=shift, offset=(offset_x, offset_y))
+        super().__init__(curve=curve, start=0.0, stop=math.pi, noise=noise * zoom)
+
+
+def _s_curve(t: Tensor, *, zoom: float) -> Tensor:
+    half = zoom * _pair(t.sin(), t.cos() - 1)
+    return torch.stack([half, -half])
+
+
+class SCurve(NoisyCurve):
+    r"""An S of two circular arcs.
+
+    (sin T, sign(T)(cos T − 1)), T ~ U(−a, a), + N(0, noise²), then × zoom. The curvature jumps at T = 0, so the
+    halves are integrated apart.
+
+    Args:
+        noise: standard deviation before zooming.
+        zoom: factor on points and noise.
+        angle: a, radians.
+    """
+
+    @strict
+    def __init__(self, *, noise: Positive = 0.05, zoom: Positive = 1.5, angle: Positive = 1.5 * math.pi) -> None:
+        super().__init__(curve=partial(_s_curve, zoom=zoom), start=0.0, stop=angle, noise=noise * zoom)
+
+
+def _spiral(t: Tensor, *, zoom: float) -> Tensor:
+    return zoom * (t[..., None] * _pair(t.cos(), t.sin())).unsqueeze(0)
+
+
+class SwissRoll(NoisyCurve):
+    r"""A spiral: T ~ U(start, stop), x = zoom · (T cos T, T sin T) + N(0, noise²).
+
+    Args:
+        start: radians.
+        stop: radians.
+        zoom: factor on the spiral, not on the noise.
+        noise: data units.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        start: NonNegative = 1.5 * math.pi,
+        stop: Positive = 4.5 * math.pi,
+        zoom: Positive = 0.2,
+        noise: Positive = 0.2,
+    ) -> None:
+        if start >= stop:
+            raise ValueError(f"start: {start} must be below stop = {stop}")
+        super().__init__(curve=partial(_spiral, zoom=zoom), start=start, stop=stop, noise=noise)
+
+
+def _two_spirals(t: Tensor, *, zoom: float) -> Tensor:
+    arm = zoom * t[..., None] * _pair(-t.cos(), t.sin())
+    return torch.stack([arm, -arm])
+
+
+def _outer_half_turn(t: Tensor, *, stop: float, zoom: float) -> Tensor:
+    """Inside its last half turn a spiral is hidden behind the other one, at a distance of π · zoom."""
+    return math.pi * zoom + FAR * torch.sigmoid((t - stop + 1.15 * math.pi) / 0.1)
+
+
+class TwoSpirals(NoisyCurve):
+    r"""Two interleaved spirals, evenly filled: T = a √u, u ~ U(0, 1), x = ± zoom · (−T cos T, T sin T) + N(0, noise²).
+
+    Args:
+        angle: a, radians.
+        zoom: factor on the spirals, not on the noise.
+        noise: data units.
+    """
+
+    @strict
+    def __init__(self, *, angle: Positive = 3 * math.pi, zoom: Positive = 1 / 3, noise: Positive = 0.1) -> None:
+        super().__init__(
+            curve=partial(_two_spirals, zoom=zoom),
+            start=0.0,
+            stop=angle,
+            noise=noise,
+            power=1,
+            reach=partial(_outer_half_turn, stop=angle, zoom=zoom),
+        )

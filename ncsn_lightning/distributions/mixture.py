@@ -1,0 +1,154 @@
+r"""Gaussian mixtures: the engine behind most targets.
+
+Component k has weight w_k, mean m_k and covariance with eigenvalue a_k along the unit vector u_k and b_k across it.
+Smoothing adds σ² to both. With A = a_k + σ², B = b_k + σ²,
+
+$$\ell_k(x) = \log w_k - \log 2\pi - \tfrac12 \log AB - \frac{\|x - m_k\|^2}{2B}
+              - \tfrac12\Big(\frac1A - \frac1B\Big)(u_k \cdot (x - m_k))^2,$$
+
+log p_σ = logsumexp_k ℓ_k. Components that share (a, b) form a group, and inside a group ℓ is linear in a few
+statistics φ(x, σ) that no longer know k: ℓ = φ(x, σ) C with a constant matrix C. So all exponents come from one matrix
+product whatever the shape of σ, and the score from a second one with the same matrix, for
+
+$$\nabla \log p_\sigma = \sum_k r_k \nabla \ell_k = \sum_f \nabla\varphi_f \,(C r)_f, \qquad r = \mathrm{softmax}\,\ell.$$
+
+The products run in float64: the largest exponent met (‖x‖ = 50, τ = 0.01) is 1e7, of which float64 keeps 1e-9.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .base import Distribution
+
+ENTRIES = 2**18  # 2 MiB of float64: stays in the caches
+ENTRIES_COMPILED = 2**24  # a compiled graph unrolls the loop over chunks, so there it has few of them
+
+
+class GaussianMixture(Distribution):
+    """A mixture of K Gaussians, isotropic or not; the named mixtures and the curves derive from it.
+
+    Args:
+        means: `[K, 2]`, data units.
+        weights: `[K]`, positive; normalised here.
+        variances: `[K, 2]`, along and across the component's direction, data units squared. Zeros make point masses,
+            for which p_σ exists for σ > 0.
+        directions: `[K, 2]`, unit vectors; None for isotropic components.
+        scale: smallest length, data units.
+    """
+
+    means: Tensor
+    weights: Tensor
+    deviations: Tensor
+    directions: Tensor
+    group_variances: Tensor
+    coefficients: Tensor
+
+    def __init__(
+        self, means: Tensor, *, weights: Tensor, variances: Tensor, scale: float, directions: Tensor | None = None
+    ) -> None:
+        means, weights, variances = means.double(), weights.double() / weights.double().sum(), variances.double()
+        frame = torch.tensor([[1.0, 0.0]]).expand_as(means) if directions is None else directions.double()
+        mean = weights @ means
+        super().__init__(mean=mean, covariance=_covariance(means - mean, weights, variances, frame), scale=scale)
+        groups, group = torch.unique(variances, dim=0, return_inverse=True)
+        coefficients = _coefficients(means - mean, weights, None if directions is None else frame)
+        member = torch.nn.functional.one_hot(group, groups.shape[0]).T  # [G, K]
+        self.isotropic = directions is None
+        self._constant("means", means)
+        self._constant("weights", weights)
+        self._constant("deviations", variances.sqrt())
+        self._constant("directions", frame)
+        self._constant("group_variances", groups)
+        self._constant("coefficients", (member[:, None] * coefficients).flatten(0, 1))  # [G F, K]
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """A component by its weight, then a Gaussian draw."""
+        device = self.means.device
+        uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
+        component = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform, right=True)
+        along, across = (self.deviations[component] * _normal(n, device, generator)).unbind(-1)
+        direction = self.directions[component]
+        offset = along[:, None] * direction + across[:, None] * _rotate(direction)
+        return (self.means[component] + offset).float()
+
+    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        chunks = self._chunks(self._statistics(x - self.mean, sigma))
+        return torch.cat([torch.logsumexp(statistics @ self.coefficients, dim=-1) for statistics in chunks])
+
+    def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x = (x - self.mean)[:, None]
+        moments = torch.cat([self._moments(statistics) for statistics in self._chunks(self._statistics(x[:, 0], sigma))])
+        along, across = self._precisions(sigma)
+        mass, _, first, second, _, *quadratic = moments.unflatten(-1, (across.shape[-1], -1)).unbind(-1)
+        gradient = across[..., None] * (torch.stack([first, second], dim=-1) - mass[..., None] * x)
+        if not self.isotropic:
+            gradient = gradient + (along - across)[..., None] * _quadratic_gradient(x, quadratic)
+        return gradient.sum(1)
+
+    def _moments(self, statistics: Tensor) -> Tensor:
+        """C r for every row: the mean of each coefficient under the responsibilities, `[n, G F]`."""
+        return torch.softmax(statistics @ self.coefficients, dim=-1) @ self.coefficients.T
+
+    def _chunks(self, statistics: Tensor) -> tuple[Tensor, ...]:
+        """So many rows at once that the matrix of exponents stays small."""
+        entries = ENTRIES_COMPILED if torch.compiler.is_compiling() else ENTRIES
+        return statistics.flatten(1).split(max(1, entries // self.means.shape[0]))
+
+    def _precisions(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """1/A and 1/B for every row and group, `[n, G]` each."""
+        along, across = (self.group_variances + sigma.square()[:, None, None]).reciprocal().unbind(-1)
+        return along, across
+
+    def _statistics(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """φ(x, σ): `[n, G, F]`, in the order of the rows of `_coefficients`."""
+        along, across = self._precisions(sigma)
+        (first, second), square = x[:, :, None].unbind(1), x.square().sum(-1, keepdim=True)
+        log_volume = 0.5 * (along.log() + across.log()) - math.log(2 * math.pi)
+        statistics = [log_volume - 0.5 * square * across, torch.ones_like(across), first * across, second * across]
+        statistics.append(across)
+        if not self.isotropic:
+            excess = along - across
+            monomials = (first * first, first * second, second * second, first, second, torch.ones_like(first))
+            statistics.extend(monomial * excess for monomial in monomials)
+        return torch.stack(statistics, dim=-1)
+
+
+def _coefficients(means: Tensor, weights: Tensor, directions: Tensor | None) -> Tensor:
+    """C for one group: `[F, K]`; six more rows where the components have a direction."""
+    first, second = means.unbind(-1)
+    rows = [torch.ones_like(first), weights.log(), first, second, -0.5 * means.square().sum(-1)]
+    if directions is not None:
+        u, v = directions.unbind(-1)
+        along = (directions * means).sum(-1)
+        rows += [-0.5 * u * u, -u * v, -0.5 * v * v, along * u, along * v, -0.5 * along * along]
+    return torch.stack(rows)
+
+
+def _quadratic_gradient(x: Tensor, moments: list[Tensor]) -> Tensor:
+    """Gradient of the six monomials of `_statistics`, contracted with their moments."""
+    (first, second), (uu, uv, vv, u, v, _) = x.unbind(-1), moments
+    return torch.stack([2 * uu * first + uv * second + u, uv * first + 2 * vv * second + v], dim=-1)
+
+
+def _covariance(centred: Tensor, weights: Tensor, variances: Tensor, directions: Tensor) -> Tensor:
+    frames = torch.stack([directions, _rotate(directions)], dim=1)  # [K, 2 (along, across), 2]
+    within = torch.einsum("k,kf,kfi,kfj->ij", weights, variances, frames.double(), frames.double())
+    return within + torch.einsum("k,ki,kj->ij", weights, centred, centred)
+
+
+def _rotate(direction: Tensor) -> Tensor:
+    """By 90 degrees, counterclockwise."""
+    return torch.stack([-direction[..., 1], direction[..., 0]], dim=-1)
+
+
+def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
+
+
+def isotropic(std: float, like: Tensor) -> Tensor:
+    """Variances `[K, 2]` of K equal isotropic components."""
+    return torch.full_like(like, std**2, dtype=torch.float64)

@@ -1,0 +1,104 @@
+r"""How wrong a score and its samples are, against the exact truth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .arguments import Count, Index, Positive, column, strict
+from .distributions import Distribution
+from .randomness import keyed_generator
+from .schedules import Geometric
+from .scores import Score
+
+
+class ScoreErrors(NamedTuple):
+    """Errors of a score at each level, all dimensionless (multiplied by σ²).
+
+    Attributes:
+        sigmas: `[L]`, the levels, in data units.
+        error: `[L]`, Fisher error σ² E‖s_θ − s‖².
+        norm: `[L]`, σ² E‖s‖²: what the score s_θ = 0 would err.
+        loss: `[L]`, denoising loss σ² E‖s_θ + z/σ‖².
+        minimum: `[L]`, the loss of the exact score on the same points: what no network can undercut but by chance.
+    """
+
+    sigmas: Tensor
+    error: Tensor
+    norm: Tensor
+    loss: Tensor
+    minimum: Tensor
+
+    @property
+    def relative(self) -> Float[Tensor, "levels"]:
+        """E‖s_θ − s‖² / E‖s‖²: 0 is exact, 1 no better than zero."""
+        return self.error / self.norm
+
+
+class ScoreTest(nn.Module):
+    r"""The same noisy points, at the same levels, with their exact scores, for every score that is tested.
+
+    The grid is geometric from `sigma_max` to `sigma_min` and owes nothing to the schedule or the training density of
+    the score under test, so that runs compare.
+
+    Args:
+        distribution: the target.
+        sigma_min, sigma_max: ends of the grid, in data units.
+        num_levels: levels on the grid.
+        num_points: points at each level.
+        seed: of the points and their noise.
+    """
+
+    x: Tensor
+    sigmas: Tensor
+    noise: Tensor
+    exact: Tensor
+
+    @strict
+    def __init__(
+        self,
+        *,
+        distribution: Distribution,
+        sigma_min: Positive,
+        sigma_max: Positive,
+        num_levels: Count = 10,
+        num_points: Count = 4096,
+        seed: Index = 0,
+    ) -> None:
+        super().__init__()
+        generator = keyed_generator(seed, "score test")
+        sigmas = Geometric(sigma_min=sigma_min, sigma_max=sigma_max, num_levels=num_levels).sigmas
+        clean = distribution.sample(num_points, generator=generator)
+        noise = torch.randn(num_levels, num_points, 2, generator=generator)
+        sigma = sigmas.unsqueeze(-1)
+        x = clean + column(sigma, clean) * noise
+        self.register_buffer("sigmas", sigmas)
+        self.register_buffer("noise", noise)
+        self.register_buffer("x", x)
+        self.register_buffer("exact", distribution.score(x, sigma))
+
+    @torch.no_grad()
+    def forward(self, score: Score) -> ScoreErrors:
+        """Test a score at all levels."""
+        sigma = self.sigmas.unsqueeze(-1)
+        denoising = -self.noise / column(sigma, self.noise)
+        predicted = torch.stack([score(x, s) for x, s in zip(self.x, self.sigmas, strict=True)])
+
+        def mean_square(field: Tensor) -> Tensor:
+            return self.sigmas.square() * field.double().square().sum(-1).mean(-1)
+
+        return ScoreErrors(
+            self.sigmas,
+            error=mean_square(predicted - self.exact),
+            norm=mean_square(self.exact),
+            loss=mean_square(predicted - denoising),
+            minimum=mean_square(self.exact - denoising),
+        )
+
+
+def off_support(target: Distribution, samples: Float[Tensor, "n 2"]) -> float:
+    """Share of the samples where the noise-free target has no density (0 for targets that are positive everywhere)."""
+    return float(torch.isneginf(target.log_prob(samples, 0.0)).double().mean())

@@ -1,0 +1,154 @@
+"""The LightningModule: a block of optimiser steps a call, everything else delegated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from .arguments import Count, Fraction, Index, strict
+from .data import Block
+from .objectives import Objective, Weighting
+from .scores import ScoreModel
+from .training import (
+    COMPILED_STEPS,
+    CompiledSteps,
+    Decay,
+    ExponentialAverage,
+    LearningRate,
+    OptimizerFactory,
+    Trainee,
+    WeightedLoss,
+)
+
+
+class NCSN(L.LightningModule):
+    """A noise-conditional score network under training.
+
+    One `training_step` takes a block of optimiser steps. `trainer.global_step`, the scheduler, the average and the
+    loggers' x axis count optimiser steps all the same.
+
+    Args:
+        score: the parametrised network.
+        objective: what it is regressed on.
+        weighting: λ(σ).
+        optimizer: makes the optimiser from parameter groups.
+        ema_decay: d of the average that validation, sampling and `load_run` use; 0 for none.
+        warmup_steps, decay, total_steps: of the learning rate's factor, see `LearningRate`.
+        compile: compile the whole step; pays after some 50 thousand steps.
+        log_every_n_steps: optimiser steps whose mean loss makes one logged value.
+
+    Attributes:
+        config: the plain configuration of the run, kept in its checkpoints.
+        results: what the callbacks found at the end of the run, for its summary.
+    """
+
+    loss_sum: Tensor
+
+    @strict
+    def __init__(
+        self,
+        *,
+        score: ScoreModel,
+        objective: Objective,
+        weighting: Weighting,
+        optimizer: OptimizerFactory,
+        ema_decay: Fraction,
+        warmup_steps: Index,
+        decay: Decay,
+        total_steps: Count,
+        compile: bool,
+        log_every_n_steps: Count,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = score
+        self.loss = WeightedLoss(objective, weighting)
+        self.average = ExponentialAverage(score, decay=ema_decay)
+        self.optimizer = optimizer
+        self.rate = LearningRate(warmup_steps, total_steps, decay)
+        self.compiles = compile
+        self.log_every_n_steps = log_every_n_steps
+        self.register_buffer("loss_sum", torch.zeros(()))
+        self.config: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
+
+    @property
+    def score(self) -> ScoreModel:
+        """The averaged score."""
+        return self.average.model
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups: list[dict[str, object]] = [{"params": list(self.model.parameters())}]
+        if learned := list(self.loss.weighting.parameters()):
+            groups.append({"params": learned, "weight_decay": 0.0})
+        optimizer = self.optimizer(groups)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.rate), "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        self.trainee = Trainee(self.model, self.loss, self.average, self.optimizers(use_pl_optimizer=False))
+        self.compiled = CompiledSteps(self.trainee) if self.compiles else None
+
+    def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
+        take = self._compiled_step if self.compiled else self._eager_step
+        losses = torch.cat([take(piece) for piece in self._pieces(batch)])
+        # Lightning's own callbacks take their x axis from here; the loop adds one.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step - 1
+        self.loss_sum += losses.sum()
+        if self.trainer.global_step % self.log_every_n_steps == 0:
+            self._log("loss/train", self.loss_sum / self.log_every_n_steps)
+            self.loss_sum.zero_()
+        return {"loss": losses.mean()}
+
+    def _pieces(self, batch: Block) -> list[Block]:
+        """Single steps, or runs of COMPILED_STEPS aligned to the absolute step, so that a resumed run cuts alike."""
+        size = COMPILED_STEPS if self.compiled else 1
+        start, count = self.trainer.global_step, len(batch.x)
+        lone = min(-start % size, count)
+        whole = (count - lone) // size * size
+        cuts = [*range(lone), *range(lone, lone + whole, size), *range(lone + whole, count), count]
+        return [Block(*(field[a:b] for field in batch)) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    def _eager_step(self, piece: Block) -> Tensor:
+        loss = self.loss(self.model, *(field[0] for field in piece)).mean()
+        if self.trainer.world_size > 1:
+            self.manual_backward(loss)
+        else:
+            loss.backward()
+        self.trainee.optimizer.step()
+        self.trainee.optimizer.zero_grad()
+        self.trainee.update_average(self.trainer.global_step)
+        self._count(1)
+        return loss.detach().unsqueeze(0)
+
+    def _compiled_step(self, piece: Block) -> Tensor:
+        assert self.compiled is not None
+        step, count = self.trainer.global_step, len(piece.x)
+        base = [group["initial_lr"] for group in self.trainee.optimizer.param_groups]
+        rates = torch.tensor([[self.rate(step + k) * lr for lr in base] for k in range(count)], device=self.device)
+        shares = torch.tensor([self.average.weight(step + k) for k in range(count)], device=self.device)
+        losses = self.compiled(piece, rates=rates, shares=shares)
+        self._count(count)
+        return losses
+
+    def _count(self, steps: int) -> None:
+        """Tell the scheduler and `trainer.global_step` of optimiser steps that Lightning did not see."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in range(steps):
+            self.lr_schedulers().step()
+            progress.increment_ready()
+            progress.increment_completed()
+
+    def _log(self, name: str, value: Tensor) -> None:
+        self.log(name, value, prog_bar=name == "loss/train")
+        self.log("step", float(self.trainer.global_step))
+
+    @torch.no_grad()
+    def validation_step(self, batch: Block, batch_idx: int) -> None:
+        self._log("loss/validation", self.loss(self.score, *(field[0] for field in batch)).mean())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config

@@ -1,0 +1,119 @@
+"""The annealed walk from the prior to the data: as a filmstrip, and as an animation."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ..distributions.base import Distribution
+from .space import CONTOURS, Limits, draw_contours, draw_points, frame_axes, limits, plane_figure, write_note
+from .style import VERMILION, indexed, new_figure, styled
+
+MAX_BYTES = 3_000_000
+
+
+@styled
+def plot_filmstrip(target: Distribution, states: Sequence[Tensor], sigmas: Tensor) -> Figure:
+    """The cloud of samples after the prior and after up to seven levels, over the exact contours of p_σ.
+
+    Arguments:
+        states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
+        sigmas: `[L]`, decreasing, data units.
+    """
+    levels = _levels(states, sigmas)
+    frame = _walk_limits(target, sigmas)
+    panels = len(states) if len(states) <= 5 else 6 if len(states) < 8 else 8
+    rows = 1 if panels <= 5 else 2
+    figure, grid = plane_figure(frame, rows=rows, columns=panels // rows, extra=0.5 + 0.3 * rows)
+    figure.suptitle(CONTOURS, fontsize="medium")
+    chosen = _spread(len(states), panels)
+    for axes, index in zip(itertools.chain(*grid), chosen, strict=True):
+        draw_contours(axes, target, frame, sigma=levels[index], color=VERMILION)
+        write_note(axes, draw_points(axes, states[index], frame))
+        axes.set_title(_caption(index, levels[index]))
+    return figure
+
+
+@styled
+def animate_annealing(
+    target: Distribution, states: Sequence[Tensor], sigmas: Tensor, *, max_frames: int = 60, max_points: int = 1500
+) -> bytes:
+    """The walk as a GIF that loops: the bytes of a file below 3 MB, 480 pixels wide, holding its end for 1.5 s.
+
+    Arguments:
+        states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
+        sigmas: `[L]`, decreasing, data units.
+        max_frames: at most this many of the states, evenly spaced, are frames.
+        max_points: at most this many of the samples, the first ones, are drawn.
+    """
+    levels = _levels(states, sigmas)
+    frame = _walk_limits(target, sigmas)
+    chosen = _spread(len(states), max_frames)
+    images = [_frame(target, states[i][:max_points], levels[i], frame, _caption(i, levels[i])) for i in chosen]
+    pause = int(np.clip(5000 / len(images), 70, 400))
+    durations = [pause] * (len(images) - 1) + [1500]
+    for colors in (48, 24, 12, 6):
+        encoded = _encode(images, durations, colors)
+        if len(encoded) < MAX_BYTES:
+            return encoded
+    raise ValueError(
+        f"{len(images)} frames of {max_points} points exceed {MAX_BYTES} bytes: lower max_frames or max_points"
+    )
+
+
+def _levels(states: Sequence[Tensor], sigmas: Tensor) -> list[float]:
+    """The level whose p_σ each state is near: the prior belongs to the first."""
+    levels = [float(sigma) for sigma in sigmas]
+    if len(states) != len(levels) + 1:
+        raise ValueError(f"states: {len(states)} clouds for {len(levels)} sigmas; expected the prior and one a level")
+    return [levels[0], *levels]
+
+
+def _spread(states: int, chosen: int) -> list[int]:
+    """Indices of at most `chosen` states, evenly spaced, with the first and the last."""
+    return [round(index) for index in np.linspace(0, states - 1, min(states, chosen)).tolist()]
+
+
+def _walk_limits(target: Distribution, sigmas: Tensor) -> Limits:
+    """The frame of a walk: the data at ease in it, and the prior's bulk as far as that leaves the data large."""
+    return limits(target, min(float(sigmas.max()), 0.3 * target.sigma_data))
+
+
+def _caption(index: int, sigma: float) -> str:
+    return "prior" if index == 0 else f"$\\sigma$ = {sigma:.3g}"
+
+
+def _frame(target: Distribution, state: Tensor, sigma: float, frame: Limits, caption: str) -> Image.Image:
+    """One frame, 480 pixels wide, at a fixed place in the picture: no layout engine, for it would jump."""
+    width, left, right, bottom, top = 4.8, 0.68, 0.12, 0.58, 0.36
+    panel = width - left - right
+    height = panel * frame.height / frame.width + bottom + top
+    figure = new_figure(height, width=width, layout=None)
+    axes = figure.add_axes((left / width, bottom / height, panel / width, 1 - (bottom + top) / height))
+    frame_axes(axes, frame)
+    draw_contours(axes, target, frame, sigma=sigma, resolution=100, color=VERMILION)
+    write_note(axes, draw_points(axes, state, frame, ink=9000.0))
+    axes.set_title(caption)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="raw", dpi=100)
+    pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, round(100 * width), 4)
+    return Image.fromarray(pixels[..., :3].copy())
+
+
+def _encode(images: Sequence[Image.Image], durations: list[int], colors: int) -> bytes:
+    """GIF with one palette, taken from the first, middle and last frame."""
+    width, height = images[0].size
+    sheet = Image.new("RGB", (width, 3 * height))
+    for place, index in enumerate((0, len(images) // 2, len(images) - 1)):
+        sheet.paste(images[index], (0, place * height))
+    palette = indexed(sheet, colors)
+    first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
+    buffer = io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    return buffer.getvalue()

@@ -1,0 +1,224 @@
+"""Curves against the noise level: score error, loss, schedule and weight, learned weighting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from .style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    ORANGE,
+    PALE,
+    VERMILION,
+    Array,
+    new_figure,
+    number,
+    numpy,
+    sigma_axis,
+    styled,
+)
+
+
+@styled
+def plot_score_error(
+    sigmas: Tensor, relative_error: Tensor, *, others: Mapping[str, Tensor] | None = None, label: str = "model"
+) -> Figure:
+    r"""E‖s_θ − s‖² / E‖s‖² against σ, both axes logarithmic; at 1 the model is no better than the zero score.
+
+    Arguments:
+        sigmas: `[L]`, data units, in any order.
+        relative_error: `[L]`, dimensionless; NaN leaves a gap, and is said.
+        others: further curves `[L]` at the same levels, by their names.
+        label: name of the first curve.
+    """
+    curves = [(label, relative_error), *(others or {}).items()]
+    figure = new_figure(3.9, layout="constrained")
+    axes = figure.add_subplot()
+    order, shown = np.argsort(numpy(sigmas)), []
+    for color, (name, errors) in zip(_cycle(len(curves)), curves, strict=True):
+        values = np.where(numpy(errors) > 0, numpy(errors), np.nan)
+        axes.plot(numpy(sigmas)[order], values[order], "o-", color=color, label=f"{name}: {_mean(errors)}", zorder=3)
+        shown.append(values[np.isfinite(values)])
+    sigma_axis(axes, numpy(sigmas))
+    _log_errors(axes, np.concatenate(shown))
+    axes.set_ylabel("relative score error\n" r"$\mathrm{E}\|s_\theta - s\|^2\,/\;\mathrm{E}\|s\|^2$ (dimensionless)")
+    _legend_above(axes)
+    return figure
+
+
+def _legend_above(axes: Axes) -> None:
+    """A legend in the place of the title, where it covers no curve."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.8, columnspacing=1.5
+    )
+
+
+def _cycle(n: int) -> list[str]:
+    return [LINES[i % len(LINES)] for i in range(n)]
+
+
+def _mean(errors: Tensor) -> str:
+    values = numpy(errors)
+    finite = values[np.isfinite(values)]
+    missing = len(values) - len(finite)
+    mean = f"mean {number(finite.mean())}" if len(finite) else "no finite value"
+    return mean + (f" ({missing} of {len(values)} levels not finite)" if missing and len(finite) else "")
+
+
+def _log_errors(axes: Axes, values: Array) -> None:
+    """A logarithmic error axis that always shows 1, with what 1 means written at it."""
+    axes.set_yscale("log")
+    low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
+    axes.set_ylim(min(low, 0.3) / 1.8, max(high * 1.8, 3.0))
+    axes.axhline(1, color=BLACK, linewidth=1.0, zorder=2)
+    axes.axhspan(1, axes.get_ylim()[1], color=PALE, linewidth=0, zorder=0)
+    place = axes.get_yaxis_transform()
+    axes.text(
+        0.99, 1.08, "no better than the zero score", transform=place, ha="right", va="bottom", color=GREY, fontsize=9
+    )
+    axes.grid(axis="y")
+
+
+@styled
+def plot_loss_levels(sigmas: Tensor, loss: Tensor, minimum: Tensor) -> Figure:
+    r"""The σ²-weighted denoising loss a level, over the least that any score can reach; and what lies between.
+
+    $$\sigma^2\,\mathrm E\|s_\theta + z/\sigma\|^2 = \sigma^2\,\mathrm E\|s_\theta - s\|^2 + \sigma^2 C(\sigma)$$
+
+    Arguments:
+        sigmas: `[L]`, data units, in any order.
+        loss: `[L]`, σ² E‖s_θ + z/σ‖², dimensionless.
+        minimum: `[L]`, σ² C(σ) = D − σ² E‖s‖², dimensionless.
+    """
+    order = np.argsort(numpy(sigmas))
+    levels, losses, floor = (numpy(values)[order] for values in (sigmas, loss, minimum))
+    figure = new_figure(3.5, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(levels, losses, "o-", color=BLUE, label="loss")
+    left.plot(levels, floor, "-", color=BLACK, label=r"irreducible, $\sigma^2 C(\sigma)$", zorder=3)
+    left.fill_between(levels, floor, losses, color=BLUE, alpha=0.2, linewidth=0)
+    left.set_ylim(bottom=0)
+    left.set_ylabel(r"$\sigma^2$-weighted loss (dimensionless)")
+    left.set_title("denoising loss", loc="left")
+    left.legend(loc="best")
+    _draw_excess(right, levels, losses - floor)
+    for axes in (left, right):
+        sigma_axis(axes, levels)
+        axes.grid(axis="y")
+    return figure
+
+
+def _draw_excess(axes: Axes, levels: Array, excess: Array) -> None:
+    """|loss − minimum| on a logarithmic axis; open where negative, for then the estimate's noise is larger than it."""
+    size, below = np.where(excess == 0, np.nan, np.abs(excess)), excess < 0
+    axes.plot(levels, size, "-", color=BLUE)
+    axes.plot(levels[~below], size[~below], "o", color=BLUE, label="excess")
+    if below.any():
+        axes.plot(
+            levels[below],
+            size[below],
+            "o",
+            color=BLUE,
+            markerfacecolor="white",
+            label="negative: noise of the estimate",
+        )
+        axes.legend(loc="best")
+    if np.isfinite(size).any():
+        axes.set_yscale("log")
+    axes.set_ylabel(r"$\sigma^2\,\mathrm{E}\|s_\theta - s\|^2$ (dimensionless)")
+    axes.set_title("excess: what is left to learn", loc="left")
+
+
+@styled
+def plot_schedule(sigmas: Tensor, *, sigma_grid: Tensor, weight: Tensor, density: Tensor | None = None) -> Figure:
+    r"""The ladder of levels, and what training weighs at each: the effective weight λ(σ) × density of ln σ.
+
+    Right, each curve is relative to its own maximum. A discrete ladder, trained uniformly, has no density: its levels
+    are stems of height λ(σ_i)/L.
+
+    Arguments:
+        sigmas: the ladder, `[L]`, data units.
+        sigma_grid: `[m]`, data units, increasing or decreasing: where the curves are given.
+        weight: λ at the grid, `[m]`.
+        density: training density per ln σ at the grid, `[m]`, or None for the ladder itself.
+    """
+    figure = new_figure(3.6, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ladder, grid, lam = numpy(sigmas), numpy(sigma_grid), numpy(weight)
+    left.plot(np.arange(1, len(ladder) + 1), ladder, "o" if len(ladder) <= 60 else "-", color=BLUE)
+    sigma_axis(left, ladder, which="y")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    left.set_xlim(min(0.5, 1 - 0.03 * len(ladder)), max(len(ladder) + 0.5, 1.03 * len(ladder)))
+    left.set_xlabel("level $i$")
+    left.grid(axis="y")
+    left.set_title(f"ladder, L = {len(ladder)}", loc="left")
+    heights = _draw_density(right, grid, lam, ladder, density)
+    right.plot(grid, lam / lam.max(), "--", color=VERMILION, label=r"$\lambda(\sigma)$", zorder=3)
+    sigma_axis(right, np.concatenate([grid, ladder]))
+    _relative_axis(right, np.concatenate([lam / lam.max(), heights]))
+    return figure
+
+
+def _draw_density(axes: Axes, grid: Array, lam: Array, ladder: Array, density: Tensor | None) -> Array:
+    """Effective weight and training density relative to their maxima; returns all heights drawn."""
+    if density is not None:
+        values = numpy(density)
+        effective = lam * values / (lam * values).max()
+        axes.plot(grid, values / values.max(), ":", color=GREEN, label=r"density of $\ln\sigma$", zorder=3)
+        axes.plot(grid, effective, "-", color=BLUE, linewidth=2.4, label=r"$\lambda(\sigma)\,\times$ density", zorder=2)
+        return np.concatenate([effective, values / values.max()])
+    order = np.argsort(grid)
+    log_weight = np.interp(np.log(ladder), np.log(grid[order]), np.log(np.maximum(lam[order], 1e-300)))
+    heights = np.exp(log_weight - log_weight.max())
+    axes.vlines(ladder, 1e-12, heights, color=BLUE, linewidth=1.0, alpha=0.5)
+    axes.plot(ladder, heights, "o", color=BLUE, label=r"$\lambda(\sigma_i)\,/\,L$")
+    return np.asarray(heights)
+
+
+def _relative_axis(axes: Axes, heights: Array) -> None:
+    """Logarithmic, from the maximum down to the smallest height, but no more than six decades."""
+    positive = heights[heights > 0]
+    axes.set_yscale("log")
+    axes.set_ylim(min(max(float(positive.min()), 1e-6) / 2, 0.02) if positive.size else 0.02, 2.0)
+    axes.set_ylabel("relative to the maximum (dimensionless)")
+    axes.grid(axis="y")
+    _legend_above(axes)
+
+
+@styled
+def plot_learned_weighting(sigmas: Tensor, u: Tensor, optimum: Tensor) -> Figure:
+    r"""The learned u(σ) beside its optimum ln E[σ² e / D], which it would reach with infinite data.
+
+    Arguments:
+        sigmas: `[L]`, data units, in any order.
+        u: `[L]`, nats.
+        optimum: `[L]`, nats, as estimated from the losses; −inf or NaN leaves a gap.
+    """
+    order = np.argsort(numpy(sigmas))
+    figure = new_figure(3.6, layout="constrained")
+    axes = figure.add_subplot()
+    optima = np.where(np.isfinite(numpy(optimum)), numpy(optimum), np.nan)
+    axes.plot(
+        numpy(sigmas)[order],
+        optima[order],
+        "o",
+        color=ORANGE,
+        markersize=4.5 if len(order) < 60 else 3,
+        label=r"optimum, $\ln \mathrm{E}[\sigma^2 e / D]$",
+    )
+    axes.plot(numpy(sigmas)[order], numpy(u)[order], "-", color=BLUE, label=r"learned, $u(\sigma)$")
+    sigma_axis(axes, numpy(sigmas))
+    axes.set_ylabel(r"$u$ (nats)")
+    axes.set_title("learned weighting", loc="left")
+    axes.grid(axis="y")
+    axes.legend(loc="best")
+    return figure

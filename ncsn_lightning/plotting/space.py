@@ -1,0 +1,166 @@
+"""Panels that show the data plane: one frame for all of a figure, the exact density behind, points on top."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from ..distributions.base import Distribution
+from ..randomness import keyed_generator
+from .style import BLUE, GREY, WIDTH, Array, new_figure, numpy
+
+CONTOURS = "lines: 50, 90, 99 % of the mass"
+"""What the lines of `draw_contours` are, for a caption."""
+
+
+class Limits(NamedTuple):
+    """A rectangle of the data plane, in data units, in the order of matplotlib's `extent`."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        return self.top - self.bottom
+
+
+class DensityGrid(NamedTuple):
+    """log p_σ averaged over the pixels of a grid: `x [rows, columns, 2]`, `log_prob [rows, columns]` in nats."""
+
+    x: Tensor
+    log_prob: Tensor
+
+
+def noisy_points(target: Distribution, sigma: float) -> Tensor:
+    """Draws of p_σ, `[4096, 2]` float32: the target's typical points with a fixed noise."""
+    points = target.typical_points.float()
+    generator = keyed_generator(0, "typical noise", device=points.device)
+    return points + sigma * torch.randn(points.shape, generator=generator, device=points.device)
+
+
+def limits(target: Distribution, sigma: float = 0.0) -> Limits:
+    """The frame that holds 99.8 % of p_σ along either axis, padded by 10 %, and no flatter or steeper than 5 : 3."""
+    ends = numpy(torch.quantile(noisy_points(target, sigma).cpu(), torch.tensor([0.001, 0.999]), dim=0))
+    centre, side = ends.mean(axis=0), 1.2 * (ends[1] - ends[0])
+    half = np.maximum(side, max(0.6 * float(side.max()), 1e-6)) / 2
+    (left, bottom), (right, top) = centre - half, centre + half
+    return Limits(float(left), float(right), float(bottom), float(top))
+
+
+def pixel_sigma(frame: Limits, sigma: float, resolution: int) -> float:
+    """The level whose smoothing adds a pixel's own averaging to σ: √(σ² + h²/12), for pixels of side h.
+
+    Drawing this level instead of σ keeps a target finer than the pixels visible, and the edges of a bounded one smooth.
+    """
+    return math.hypot(sigma, max(frame.width, frame.height) / resolution / math.sqrt(12))
+
+
+def density_grid(target: Distribution, frame: Limits, *, sigma: float = 0.0, resolution: int = 200) -> DensityGrid:
+    """log p_σ on square pixels that fill the frame, `resolution` of them along its longer side."""
+    pixel = max(frame.width, frame.height) / resolution
+    columns, rows = (max(2, round(side / pixel)) for side in (frame.width, frame.height))
+    x1 = frame.left + (torch.arange(columns) + 0.5) * frame.width / columns
+    x2 = frame.bottom + (torch.arange(rows) + 0.5) * frame.height / rows
+    grid = torch.stack(torch.meshgrid(x1, x2, indexing="xy"), dim=-1).to(target.typical_points.device, torch.float32)
+    with torch.no_grad():
+        log_prob = target.log_prob(grid.reshape(-1, 2), pixel_sigma(frame, sigma, resolution))
+    return DensityGrid(grid, log_prob.reshape(rows, columns).double().cpu())
+
+
+def mass_levels(target: Distribution, sigma: float, masses: tuple[float, ...]) -> list[float]:
+    """Values of log p_σ whose super-level sets hold the given shares of p_σ (its highest-density regions)."""
+    with torch.no_grad():
+        log_prob = target.log_prob(noisy_points(target, sigma), sigma).double().cpu()
+    quantiles = torch.quantile(log_prob, 1 - torch.tensor(masses, dtype=torch.float64))
+    return [float(value) for value in quantiles]
+
+
+def draw_contours(
+    axes: Axes, target: Distribution, frame: Limits, *, sigma: float = 0.0, resolution: int = 160, color: str = GREY
+) -> Any:
+    """Lines around 50, 90 and 99 % of p_σ's mass; left out where the density is flat (within 0.3 nats of its peak)."""
+    *levels, peak = mass_levels(target, pixel_sigma(frame, sigma, resolution), (0.99, 0.9, 0.5, 0.0))
+    levels = [value for value in levels if value < peak - 0.3] or levels[:1]
+    x, log_prob = density_grid(target, frame, sigma=sigma, resolution=resolution)
+    x1, x2 = numpy(x[0, :, 0]), numpy(x[:, 0, 1])
+    values = numpy(log_prob.clamp(min=levels[0] - 20))
+    levels = [value for value in levels if values.min() < value < values.max()]
+    if not levels:
+        return None
+    return axes.contour(x1, x2, values, levels=levels, colors=color, linewidths=0.7, linestyles="solid")
+
+
+def draw_points(axes: Axes, samples: Tensor, frame: Limits, *, ink: float = 6000.0) -> str:
+    """Scatter the finite samples, smaller the more they are; returns a note on what is not seen, or nothing.
+
+    Arguments:
+        samples: `[n, 2]`, data units; rows with NaN or inf are left out and counted.
+        ink: area of all points together, in square points of type.
+    """
+    points, note = visible(samples, frame)
+    area = float(np.clip(ink / max(len(points), 1), 0.6, 6))
+    axes.scatter(points[:, 0], points[:, 1], s=area, color=BLUE, alpha=0.55, linewidths=0, zorder=2)
+    return note
+
+
+def visible(samples: Tensor, frame: Limits) -> tuple[Array, str]:
+    """The finite rows of `samples`, and a note on how many lie outside the frame or are not finite (or nothing)."""
+    values = numpy(samples)
+    finite = values[np.isfinite(values).all(axis=1)]
+    inside = (finite >= (frame.left, frame.bottom)) & (finite <= (frame.right, frame.top))
+    outside, dropped = len(finite) - int(inside.all(axis=1).sum()), len(values) - len(finite)
+    parts = [f"{count(outside)} outside the frame"] * (outside > 0) + [f"{count(dropped)} not finite"] * (dropped > 0)
+    return finite, ", ".join(parts)
+
+
+def count(n: int) -> str:
+    """A number of things with thin gaps between thousands."""
+    return f"{n:,}".replace(",", "\u2009")
+
+
+def write_note(axes: Axes, note: str) -> None:
+    """A small remark (or none) in the lower left corner of a panel, legible over points."""
+    if not note:
+        return
+    box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
+    axes.text(0.02, 0.02, note, transform=axes.transAxes, fontsize=8, va="bottom", ha="left", bbox=box, zorder=5)
+
+
+def frame_axes(axes: Axes, frame: Limits) -> None:
+    """Give a panel the figure's frame, equal aspect, a full box, few round ticks and its labels."""
+    axes.set_xlim(frame.left, frame.right)
+    axes.set_ylim(frame.bottom, frame.top)
+    axes.set_aspect("equal")
+    axes.spines[["top", "right"]].set_visible(True)
+    for axis, name in ((axes.xaxis, "$x_1$ (data units)"), (axes.yaxis, "$x_2$ (data units)")):
+        axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axis.set_label_text(name)
+
+
+def plane_figure(frame: Limits, *, rows: int, columns: int, extra: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of `rows` by `columns` panels with one frame, labelled at the outer edge.
+
+    Arguments:
+        extra: height in inches for all that is no panel: titles, labels, colour bars.
+    """
+    panel = (WIDTH - 0.8) / columns
+    figure = new_figure(rows * panel * frame.height / frame.width + extra, layout="compressed")
+    grid: list[list[Axes]] = figure.subplots(rows, columns, squeeze=False).tolist()
+    for axes in itertools.chain(*grid):
+        frame_axes(axes, frame)
+        axes.label_outer()
+    return figure, grid

@@ -1,0 +1,72 @@
+"""A trained run, read back: `load_run(path)` rebuilds everything from a checkpoint alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .building import Builder
+from .checkpoints import latest_checkpoint, read_checkpoint
+from .distributions import Distribution
+from .samplers import Sampler
+from .schedules import Schedule
+from .scores import ScoreModel
+
+TRUSTED = ("ncsn_lightning", "torch.optim", "lightning")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a checkpoint holds.
+
+    Attributes:
+        config: the run's plain configuration.
+        distribution: the target.
+        schedule: the ladder.
+        sampler: of the run.
+        score: the averaged weights, without gradients.
+        steps: optimiser steps taken.
+    """
+
+    config: dict[str, Any]
+    distribution: Distribution
+    schedule: Schedule
+    sampler: Sampler
+    score: ScoreModel
+    steps: int
+
+
+def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
+    """Rebuild a run from its folder or from one of its checkpoints.
+
+    A checkpoint is data: it may name classes of this package alone, and of packages that you trust.
+
+    Args:
+        path: a run's folder (its furthest whole checkpoint is taken) or a checkpoint.
+        trust: further packages whose targets, networks, … the checkpoint may name.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: it is torn, of another program, or names what it may not.
+    """
+    path = Path(path)
+    if path.is_dir():
+        newest, torn = latest_checkpoint(path)
+        if newest is None:
+            raise FileNotFoundError("\n".join([f"run={path}: holds no whole checkpoint; give another run", *torn]))
+        path = newest
+    checkpoint = read_checkpoint(path)
+    builder = Builder(checkpoint["config"], trust=(*TRUSTED, *trust))
+    parts = {name: builder.build(name) for name in ("distribution", "schedule", "sampler", "score")}
+    builder.check()
+    score = parts["score"]
+    score.load_state_dict(_under("average.model.", checkpoint["state_dict"]))
+    score.requires_grad_(False)
+    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], **parts)
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

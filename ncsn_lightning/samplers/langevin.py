@@ -1,0 +1,134 @@
+r"""Langevin dynamics, unadjusted, in one convention everywhere:
+
+$$x \leftarrow x + \alpha\, s(x, \sigma) + \sqrt{2\alpha}\, z$$
+
+(Song & Ermon's Algorithm 1 writes α/2 for this α.) On N(0, v) its stationary variance is $v / (1 - \alpha / 2v)$, so the
+step relative to the level, $a = \alpha/\sigma^2$, must stay below 2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from ..arguments import Count, Positive, strict
+from ..scores import Score
+from .base import Prior, Sampler
+
+StableRatio = Annotated[float, Field(gt=0, lt=2)]
+
+
+def _langevin_steps(
+    score: Score, x: Tensor, sigma: Tensor, *, alpha: float, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """`count` steps of size `alpha` at one level, in place."""
+    noise = torch.empty_like(x)
+    for _ in range(count):
+        x.add_(score(x, sigma), alpha=alpha)
+        x.add_(noise.normal_(generator=generator), alpha=math.sqrt(2 * alpha))
+    return x
+
+
+class AnnealedLangevin(Sampler):
+    r"""T Langevin steps at every level, of size $\alpha_i = a \sigma_i^2$.
+
+    The primer's rule $\epsilon_i = c\,\sigma_i^2/\sigma_L^2$ is $a = c/\sigma_L^2$: holding c while σ_min changes makes
+    chains freeze or diverge, holding a does not. Exactly one of the two is given. Source: Generative Modeling by
+    Estimating Gradients of the Data Distribution, Song & Ermon, 2019, Algorithm 1.
+
+    Args:
+        step_ratio: a, in (0, 2).
+        base_step: c, in squared data units.
+        steps_per_level: T.
+        denoise: see `Sampler`.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        step_ratio: StableRatio | None = None,
+        base_step: Positive | None = None,
+        steps_per_level: Count = 100,
+        denoise: bool = False,
+        prior: Prior = "gaussian",
+    ) -> None:
+        if (step_ratio is None) == (base_step is None):
+            raise ValueError(
+                f"step_ratio={step_ratio} and base_step={base_step}: give exactly one of them, and null for the other"
+            )
+        super().__init__(prior=prior, denoise=denoise)
+        self.step_ratio = step_ratio
+        self.base_step = base_step
+        self.steps_per_level = steps_per_level
+
+    def ratio(self, sigmas: Float[Tensor, "levels"]) -> float:
+        """a = α/σ² on this ladder."""
+        return self.step_ratio if self.base_step is None else self.base_step / float(sigmas[-1]) ** 2
+
+    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+        ratio = self.ratio(sigmas)
+        if not ratio < 2:
+            limit = 2 * float(sigmas[-1]) ** 2
+            raise ValueError(
+                f"base_step={self.base_step:g} makes the chain unstable: with sigma_min={float(sigmas[-1]):g} the step "
+                f"is {ratio:.3g} σ², which must be below 2; keep base_step below {limit:.3g}"
+            )
+
+    def level(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigmas: Float[Tensor, "levels"],
+        index: int,
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        alpha = self.ratio(sigmas) * float(sigmas[index]) ** 2
+        return _langevin_steps(score, x, sigmas[index], alpha=alpha, count=self.steps_per_level, generator=generator)
+
+    def evaluations(self, num_levels: int) -> int:
+        return num_levels * self.steps_per_level + self.denoise
+
+
+class Langevin(Sampler):
+    """Plain Langevin dynamics at the ladder's last level alone: the baseline that cannot mix between modes.
+
+    Args:
+        step: α, absolute, in squared data units.
+        steps_per_level: number of steps.
+        denoise: see `Sampler`.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(
+        self, *, step: Positive, steps_per_level: Count = 1000, denoise: bool = False, prior: Prior = "uniform"
+    ) -> None:
+        super().__init__(prior=prior, denoise=denoise)
+        self.step = step
+        self.steps_per_level = steps_per_level
+
+    def level(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigmas: Float[Tensor, "levels"],
+        index: int,
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        if index < len(sigmas) - 1:
+            return x
+        return _langevin_steps(
+            score, x, sigmas[index], alpha=self.step, count=self.steps_per_level, generator=generator
+        )
+
+    def evaluations(self, num_levels: int) -> int:
+        return self.steps_per_level + self.denoise

@@ -1,0 +1,361 @@
+"""Figures show what they are given: drawn data are compared with closed forms of a Gaussian target."""
+
+from __future__ import annotations
+
+import gc
+import io
+import math
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
+from PIL import Image
+from torch import Tensor
+
+from ncsn_lightning.distributions.base import Distribution
+from ncsn_lightning.plotting import (
+    animate_annealing,
+    limits,
+    plot_filmstrip,
+    plot_learned_weighting,
+    plot_loss_levels,
+    plot_samples,
+    plot_schedule,
+    plot_score_error,
+    plot_score_field,
+    png,
+)
+from ncsn_lightning.plotting.space import density_grid, mass_levels, pixel_sigma
+
+STD = 0.5
+MEAN = (3.0, -1.0)
+
+
+class Gaussian(Distribution):
+    """N(MEAN, STD² I): every quantity of a figure in closed form."""
+
+    def __init__(self) -> None:
+        mean = torch.tensor(MEAN, dtype=torch.float64)
+        super().__init__(mean=mean, covariance=STD**2 * torch.eye(2, dtype=torch.float64), scale=STD)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        return torch.tensor(MEAN) + STD * torch.randn(n, 2, generator=generator)
+
+    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        variance = STD**2 + sigma**2
+        return -(x - self.mean).square().sum(-1) / (2 * variance) - torch.log(2 * math.pi * variance)
+
+
+@pytest.fixture(scope="module")
+def target() -> Gaussian:
+    return Gaussian()
+
+
+@pytest.fixture
+def samples(target: Gaussian) -> Tensor:
+    return target.sample(500, generator=torch.Generator().manual_seed(1))
+
+
+def walk(target: Gaussian, levels: int) -> tuple[list[Tensor], Tensor]:
+    """L + 1 clouds that shrink with the level, and the levels."""
+    sigmas = torch.logspace(0.5, -2, levels)
+    clouds = [target.sample(300, generator=torch.Generator().manual_seed(i)) for i in range(levels + 1)]
+    noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(99))
+    return [x + s * noise for x, s in zip(clouds, [sigmas[0], *sigmas], strict=True)], sigmas
+
+
+def spatial(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_aspect() == 1.0]
+
+
+def scattered(axes: Axes) -> np.ndarray:
+    (points,) = (artist for artist in axes.collections if type(artist) is PathCollection)
+    return np.asarray(points.get_offsets())
+
+
+def texts(axes: Axes) -> str:
+    return " ".join([axes.get_title(), axes.get_title(loc="left"), *(text.get_text() for text in axes.texts)])
+
+
+def every_figure(target: Gaussian) -> dict[str, Figure]:
+    states, sigmas = walk(target, 10)
+    grid = torch.logspace(0.5, -2, 100)
+    error, ones = torch.logspace(-3, -1, 10), torch.ones(10)
+    score = target.score
+    return {
+        "samples": plot_samples(target, states[-1], sigma=0.1),
+        "field": plot_score_field(target, lambda x, sigma: 0.9 * score(x, sigma), sigmas[::3]),
+        "error": plot_score_error(sigmas, error, others={"other": 2 * error}),
+        "filmstrip": plot_filmstrip(target, states, sigmas),
+        "loss": plot_loss_levels(sigmas, ones + error, ones),
+        "ladder": plot_schedule(sigmas, sigma_grid=grid, weight=grid**2),
+        "density": plot_schedule(sigmas, sigma_grid=grid, weight=grid**2, density=torch.exp(-(grid.log() ** 2))),
+        "learned": plot_learned_weighting(sigmas, error, error),
+    }
+
+
+@pytest.fixture(scope="module")
+def figures(target: Gaussian) -> dict[str, Figure]:
+    return every_figure(target)
+
+
+NAMES = ["samples", "field", "error", "filmstrip", "loss", "ladder", "density", "learned"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_axes_are_labelled_with_units_and_the_file_is_small(figures: dict[str, Figure], name: str) -> None:
+    figure = figures[name]
+    data = png(figure)
+    assert len(data) < 300_000
+    assert 900 < Image.open(io.BytesIO(data)).width < 1000
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if any(label.get_visible() and label.get_text() for label in axis.get_ticklabels()):
+                label = axis.get_label_text()
+                assert any(unit in label for unit in ("data units", "dimensionless", "nats", "level $i$")), label
+
+
+@pytest.mark.parametrize("name", ["samples", "field", "filmstrip"])
+def test_spatial_panels_share_limits_and_have_equal_aspect(figures: dict[str, Figure], name: str) -> None:
+    panels = spatial(figures[name])
+    assert len(panels) == {"samples": 2, "field": 12, "filmstrip": 8}[name]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
+    png(figures[name])
+    boxes = [axes.get_position() for axes in panels]
+    assert np.ptp([box.width for box in boxes]) < 1e-3
+    assert np.ptp([box.height for box in boxes]) < 1e-3
+
+
+def test_limits_hold_the_target_at_any_place_and_extent(target: Gaussian) -> None:
+    frame = limits(target)
+    for low, high, centre in ((frame.left, frame.right, MEAN[0]), (frame.bottom, frame.top, MEAN[1])):
+        assert (low + high) / 2 == pytest.approx(centre, abs=0.3 * STD)
+        assert 3 * STD < (high - low) / 2 < 4.4 * STD
+    assert limits(target, 2.0).width / frame.width == pytest.approx(math.hypot(STD, 2) / STD, rel=0.1)
+
+
+def test_contour_levels_are_the_closed_form(target: Gaussian) -> None:
+    """The region of a plane Gaussian that holds the share m ends at density (1 − m) / (2πv)."""
+    for mass in (0.99, 0.9, 0.5):
+        expected = math.log((1 - mass) / (2 * math.pi * (STD**2 + 0.3**2)))
+        standard_error = math.sqrt(mass / (1 - mass) / 4096)
+        assert mass_levels(target, 0.3, (mass,)) == [pytest.approx(expected, abs=4 * standard_error)]
+
+
+def test_samples_figure_shows_the_density_and_the_points(target: Gaussian, samples: Tensor) -> None:
+    figure = plot_samples(target, samples)
+    left, right = spatial(figure)
+    np.testing.assert_allclose(scattered(right), samples.numpy())
+    frame = limits(target)
+    variance = pixel_sigma(frame, 0.0, 200) ** 2 + STD**2
+    squared = (density_grid(target, frame).x - torch.tensor(MEAN)).square().sum(-1).double()
+    expected = torch.exp(-squared / (2 * variance)) / (2 * math.pi * variance)
+    np.testing.assert_allclose(left.images[0].get_array(), expected.numpy(), rtol=1e-4, atol=1e-7)
+    assert left.images[0].get_extent() == list(frame)
+    assert len([artist for artist in right.collections if isinstance(artist, ContourSet)]) == 1
+    low, high = torch.tensor([[frame.left, frame.bottom], [frame.right, frame.top]])
+    outside = int(((samples < low) | (samples > high)).any(1).sum())
+    assert right.get_title() == f"500 samples; lines: 50, 90, 99 % of the mass\n{outside} outside the frame"
+
+
+def test_image_rows_run_upwards() -> None:
+    grid = density_grid(Gaussian(), limits(Gaussian()))
+    assert (grid.x[1:, :, 1] > grid.x[:-1, :, 1]).all()
+    assert (grid.x[:, 1:, 0] > grid.x[:, :-1, 0]).all()
+
+
+def test_what_is_not_seen_is_said(target: Gaussian) -> None:
+    frame = limits(target)
+    inside = torch.tensor(MEAN).expand(500, 2).clone()
+    inside[:3, 0] = torch.tensor([math.nan, math.inf, -math.inf])
+    inside[3:10, 1] = frame.top + 1e3
+    right = spatial(plot_samples(target, inside))[1]
+    assert "7 outside the frame, 3 not finite" in right.get_title()
+    assert len(scattered(right)) == 497
+    states = [inside] * 3
+    assert "7 outside the frame, 3 not finite" in texts(spatial(plot_filmstrip(target, states, torch.ones(2)))[2])
+
+
+def test_no_finite_sample_is_no_crash(target: Gaussian) -> None:
+    figure = plot_samples(target, torch.full((20, 2), math.nan))
+    assert "20 not finite" in spatial(figure)[1].get_title()
+    png(figure)
+
+
+def test_score_field_shows_truth_model_and_error(target: Gaussian) -> None:
+    """A model of 0.9 s: the same directions, σ‖s_θ − s‖ = 0.1 σ‖s‖, a relative error of 0.01 at every level."""
+    figure = plot_score_field(target, lambda x, sigma: 0.9 * target.score(x, sigma), torch.tensor([1.0, 0.1]))
+    grid = np.array(spatial(figure)).reshape(2, 3)
+    frame = limits(target)
+    for row, sigma in zip(grid, (1.0, 0.1), strict=True):
+        truth, model = (next(c for c in axes.collections if isinstance(c, Quiver)) for axes in row[:2])
+        inward = np.array(MEAN) - truth.XY
+        arrows = np.stack([truth.U, truth.V], -1)
+        cosine = (arrows * inward).sum(-1) / np.linalg.norm(arrows, axis=-1) / np.linalg.norm(inward, axis=-1)
+        np.testing.assert_allclose(cosine, 1, atol=1e-4)
+        assert np.all(np.hypot(model.U, model.V) <= np.hypot(truth.U, truth.V) + 1e-9)
+        assert np.hypot(truth.U, truth.V).max() < 1.01 * frame.width / 13
+        shown = row[2].images[0].get_array()
+        distance = (density_grid(target, frame, resolution=max(shown.shape)).x - torch.tensor(MEAN)).norm(dim=-1)
+        assert distance.shape == shown.shape
+        expected = 0.1 * sigma * distance.numpy() / (STD**2 + sigma**2)
+        np.testing.assert_allclose(shown.compressed(), expected[~shown.mask], rtol=1e-3, atol=1e-6)
+        if sigma == 0.1:  # the region that holds 99.9 % of the mass is a disc
+            radius = math.sqrt(2 * math.log(1000) * (STD**2 + sigma**2))
+            assert np.all(shown.mask[distance > 1.12 * radius])
+            assert not np.any(shown.mask[distance < 0.88 * radius])
+        assert "relative error 0.01" in texts(row[2])
+    assert any("faded, grey: outside 99.9 %" in axes.get_xlabel() for axes in figure.axes)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_score_field_of_a_dead_or_broken_model(target: Gaussian, value: float) -> None:
+    figure = plot_score_field(target, lambda x, sigma: torch.full_like(x, value), torch.tensor([0.5]))
+    assert ("nan" if math.isnan(value) else "relative error 1") in texts(spatial(figure)[2])
+    png(figure)
+
+
+def test_score_field_of_the_truth_itself(target: Gaussian) -> None:
+    figure = plot_score_field(target, target.score, torch.tensor([0.5]))
+    assert float(spatial(figure)[2].images[0].get_array().max()) == 0
+    png(figure)
+
+
+def test_score_error_draws_its_numbers_and_their_mean() -> None:
+    sigmas, error = torch.tensor([2.0, 0.5, 0.01]), torch.tensor([0.01, math.nan, 0.03])
+    figure = plot_score_error(sigmas, error, others={"other": torch.tensor([2.0, 4.0, 6.0])})
+    (axes,) = figure.axes
+    first, second, one = axes.get_lines()
+    np.testing.assert_allclose(first.get_xdata(), [0.01, 0.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(first.get_ydata(), [0.03, math.nan, 0.01], rtol=1e-6)
+    np.testing.assert_allclose(second.get_ydata(), [6.0, 4.0, 2.0])
+    assert set(np.asarray(one.get_ydata())) == {1.0}
+    assert "no better than the zero score" in texts(axes)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["model: mean 0.02 (1 of 3 levels not finite)", "other: mean 4"]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.get_ylim()[0] < 0.01
+    assert axes.get_ylim()[1] > 6
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.0])
+def test_score_error_without_a_drawable_number(value: float) -> None:
+    png(plot_score_error(torch.tensor([1.0, 0.1]), torch.full((2,), value)))
+
+
+def test_filmstrip_shows_first_and_last_and_captions_levels(target: Gaussian) -> None:
+    states, sigmas = walk(target, 10)
+    panels = spatial(plot_filmstrip(target, states, sigmas))
+    np.testing.assert_allclose(scattered(panels[0]), states[0].numpy())
+    np.testing.assert_allclose(scattered(panels[-1]), states[-1].numpy())
+    assert panels[0].get_title() == "prior"
+    assert panels[-1].get_title() == "$\\sigma$ = 0.01"
+
+
+@pytest.mark.parametrize(("levels", "panels"), [(1, 2), (4, 5), (5, 6), (6, 6), (7, 8), (50, 8)])
+def test_filmstrip_fills_its_grid(target: Gaussian, levels: int, panels: int) -> None:
+    assert len(plot_filmstrip(target, *walk(target, levels)).axes) == panels
+
+
+@pytest.mark.parametrize("show", [plot_filmstrip, animate_annealing])
+def test_states_without_the_prior_are_refused(target: Gaussian, show: object) -> None:
+    states, sigmas = walk(target, 4)
+    with pytest.raises(ValueError, match="states: 4 clouds for 4 sigmas"):
+        show(target, states[1:], sigmas)  # type: ignore[operator]
+
+
+def test_animation_is_a_small_gif_that_holds_its_end(target: Gaussian) -> None:
+    states, sigmas = walk(target, 80)
+    data = animate_annealing(target, states, sigmas, max_frames=20)
+    assert data.startswith(b"GIF89a")
+    assert len(data) < 3_000_000
+    image = Image.open(io.BytesIO(data))
+    assert image.n_frames == 20
+    assert image.width == 480
+    durations = []
+    for index in range(image.n_frames):
+        image.seek(index)
+        durations.append(image.info["duration"])
+    assert durations[-1] == 1500
+    assert set(durations[:-1]) == {250}
+    assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_loss_levels_draw_the_gap() -> None:
+    sigmas, minimum = torch.tensor([1.0, 0.1, 0.01]), torch.tensor([0.5, 1.5, 2.0])
+    excess = torch.tensor([0.1, -0.01, 0.001])
+    left, right = plot_loss_levels(sigmas, minimum + excess, minimum).axes
+    loss, floor = left.get_lines()
+    np.testing.assert_allclose(loss.get_ydata(), [2.001, 1.49, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(floor.get_ydata(), [2.0, 1.5, 0.5], rtol=1e-6)
+    joined, positive, negative = right.get_lines()
+    np.testing.assert_allclose(joined.get_ydata(), [0.001, 0.01, 0.1], rtol=1e-3)
+    np.testing.assert_allclose(positive.get_xdata(), [0.01, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(negative.get_xdata(), [0.1], rtol=1e-6)
+
+
+def test_schedule_draws_the_effective_weight() -> None:
+    sigmas, grid = torch.logspace(0, -2, 5), torch.logspace(0, -2, 101)
+    density = torch.exp(-((grid.log() + 1) ** 2))
+    figure = plot_schedule(sigmas, sigma_grid=grid, weight=grid, density=density)
+    left, right = figure.axes
+    np.testing.assert_allclose(left.get_lines()[0].get_ydata(), sigmas.numpy(), rtol=1e-6)
+    drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in right.get_lines()}
+    product = (grid * density).numpy()
+    np.testing.assert_allclose(drawn[r"$\lambda(\sigma)\,\times$ density"], product / product.max(), rtol=1e-5)
+    np.testing.assert_allclose(drawn[r"$\lambda(\sigma)$"], grid.numpy(), rtol=1e-6)
+
+
+def test_schedule_of_a_ladder_draws_stems() -> None:
+    sigmas, grid = torch.tensor([1.0, 0.2, 0.03]), torch.logspace(0, -2, 11)
+    _, right = plot_schedule(sigmas, sigma_grid=grid, weight=3 * grid**2).axes
+    stems = next(line for line in right.get_lines() if "L" in str(line.get_label()))
+    np.testing.assert_allclose(stems.get_ydata(), (sigmas**2).numpy(), rtol=1e-4)
+
+
+def test_schedule_of_one_level() -> None:
+    one = torch.tensor([0.7])
+    png(plot_schedule(one, sigma_grid=one, weight=torch.ones(1)))
+
+
+def test_learned_weighting_draws_both_curves() -> None:
+    sigmas, u = torch.tensor([1.0, 0.1]), torch.tensor([0.2, -0.3])
+    (axes,) = plot_learned_weighting(sigmas, u.requires_grad_(), torch.tensor([0.25, -math.inf])).axes
+    points, line = axes.get_lines()
+    np.testing.assert_allclose(line.get_ydata(), [-0.3, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(points.get_ydata(), [math.nan, 0.25])
+
+
+def test_the_users_settings_are_neither_used_nor_changed(target: Gaussian, samples: Tensor) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 40, "xtick.labelsize": 40, "axes.facecolor": "red"}):
+        loud = png(plot_samples(target, samples))
+        assert matplotlib.rcParams["font.size"] == 40
+    assert png(plot_samples(target, samples)) == loud
+
+
+def test_figures_are_freed(target: Gaussian, samples: Tensor) -> None:
+    figure = plot_samples(target, samples)
+    png(figure)
+    gone = weakref.ref(figure)
+    del figure
+    gc.collect()
+    assert gone() is None
+
+
+def test_pyplot_is_never_imported() -> None:
+    program = (
+        "import sys, torch; from ncsn_lightning.plotting import plot_score_error, png;"
+        "png(plot_score_error(torch.tensor([1., .1]), torch.tensor([.1, .1])));"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
