@@ -117,7 +117,7 @@ def _trainer(builder: Builder, callbacks: list[L.Callback]) -> Any:
 
 def train(config: dict[str, Any], *, overrides: list[str]) -> float:
     """Run one training from its first step and return its score error."""
-    return _fit(build(config, overrides=overrides), checkpoint=None)
+    return fit(build(config, overrides=overrides))
 
 
 def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
@@ -131,10 +131,11 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     for line in torn:
         log.warning("%s", line)
     log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
-    return _fit(build(plain, overrides=overrides, trust=(*TRUSTED, *trust)), checkpoint=checkpoint)
+    return fit(build(plain, overrides=overrides, trust=(*TRUSTED, *trust)), checkpoint=checkpoint)
 
 
-def _fit(job: Job, *, checkpoint: Path | None) -> float:
+def fit(job: Job, *, checkpoint: Path | None = None) -> float:
+    """Train from the first step or from a checkpoint to the end, log, and return the score error."""
     config, trainer, module = job.module.config, job.trainer, job.module
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
@@ -223,7 +224,7 @@ def sample(config: dict[str, Any]) -> Path:
         else:
             np.savetxt(path, x.numpy(), delimiter=",", header="x1,x2", comments="")
     with replacing(out.with_suffix(".png")) as path:
-        plotting.plot_samples(run.distribution, x).savefig(path)
+        path.write_bytes(plotting.png(plotting.plot_samples(run.distribution, x)))
     log.info("%d samples in %s, a picture in %s", len(x), out, out.with_suffix(".png"))
     return out
 

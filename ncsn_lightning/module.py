@@ -97,10 +97,8 @@ class NCSN(L.LightningModule):
         losses = torch.cat([take(piece) for piece in self._pieces(batch)])
         # Lightning's own callbacks take their x axis from here; the loop adds one.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step - 1
-        self.loss_sum += losses.sum()
         if self.trainer.global_step % self.log_every_n_steps == 0:
-            self._log("loss/train", self.loss_sum / self.log_every_n_steps)
-            self.loss_sum.zero_()
+            self._log_loss()
         return {"loss": losses.mean()}
 
     def _pieces(self, batch: Block) -> list[Block]:
@@ -122,6 +120,7 @@ class NCSN(L.LightningModule):
         self.trainee.optimizer.zero_grad()
         self.trainee.update_average(self.trainer.global_step)
         self._count(1)
+        self.loss_sum += loss.detach()
         return loss.detach().unsqueeze(0)
 
     def _compiled_step(self, piece: Block) -> Tensor:
@@ -132,6 +131,7 @@ class NCSN(L.LightningModule):
         shares = torch.tensor([self.average.weight(step + k) for k in range(count)], device=self.device)
         losses = self.compiled(piece, rates=rates, shares=shares)
         self._count(count)
+        self.loss_sum += losses.sum()
         return losses
 
     def _count(self, steps: int) -> None:
@@ -142,13 +142,18 @@ class NCSN(L.LightningModule):
             progress.increment_ready()
             progress.increment_completed()
 
-    def _log(self, name: str, value: Tensor) -> None:
-        self.log(name, value, prog_bar=name == "loss/train")
-        self.log("step", float(self.trainer.global_step))
+    def _log_loss(self) -> None:
+        """Straight to the loggers, for Lightning would repeat the value at every block until the next."""
+        loss = self.loss_sum / self.log_every_n_steps
+        self.loss_sum.zero_()
+        self.log("loss/train", loss, logger=False, prog_bar=True)
+        for logger in self.loggers:
+            logger.log_metrics({"loss/train": float(loss)}, self.trainer.global_step)
 
     @torch.no_grad()
     def validation_step(self, batch: Block, batch_idx: int) -> None:
-        self._log("loss/validation", self.loss(self.score, *(field[0] for field in batch)).mean())
+        loss = self.loss(self.score, *(field[0] for field in batch)).mean()
+        self.log_dict({"loss/validation": loss, "step": float(self.trainer.global_step)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config

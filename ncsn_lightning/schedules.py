@@ -194,12 +194,12 @@ class LogUniform(Levels):
 
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         low, high = self.log_range
-        return torch.lerp(low, high, u).exp()
+        return (low + u * (high - low)).exp()
 
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         low, high = self.log_range
         inside = (sigma.log() >= low) & (sigma.log() <= high)
-        return inside / (high - low)
+        return inside.to(sigma.dtype) / (high - low)
 
 
 class LogNormal(Levels):

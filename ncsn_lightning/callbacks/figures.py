@@ -134,12 +134,8 @@ class SamplesAndFigures(L.Callback):
 
     def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
         """Save a figure or an animation in the run's folder and hand it to the loggers."""
-        animated = isinstance(picture, bytes)
-        path = self.folder / "figures" / f"{name}.{'gif' if animated else 'png'}"
+        path = self.folder / "figures" / f"{name}.{'gif' if isinstance(picture, bytes) else 'png'}"
         with replacing(path) as temporary:
-            if isinstance(picture, bytes):
-                temporary.write_bytes(picture)
-            else:
-                picture.savefig(temporary)
+            temporary.write_bytes(picture if isinstance(picture, bytes) else plotting.png(picture))
         for logger in trainer.loggers:
             log_picture(logger, name, path, trainer.global_step)

@@ -40,6 +40,7 @@ class ScoreError(L.Callback):
         per_level = dict(zip((f"{s:.4g}" for s in errors.sigmas.tolist()), errors.relative.tolist(), strict=True))
         pl_module.results["score_error"] = float(errors.relative.mean())
         pl_module.results["score_error_per_level"] = per_level
+        pl_module.results["fisher_error"] = float(errors.error.mean())
         rows = [list(row) for row in zip(errors.sigmas.tolist(), errors.relative.tolist(), strict=True)]
         for logger in trainer.loggers:
             log_table(logger, "score_error_per_level", ["sigma", "relative_error"], rows)

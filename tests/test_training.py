@@ -1,0 +1,137 @@
+"""One training, cut in every way: the numbers may not change."""
+
+import itertools
+
+import pytest
+import torch
+
+from ncsn_lightning import jobs
+from ncsn_lightning.training import LearningRate
+
+
+def fit(config):
+    """Train and return the module and its checkpoint's numbers."""
+    job = jobs.build(config, overrides=[])
+    jobs.fit(job)
+    return job
+
+
+def tensors(job):
+    """Everything a step changes: weights, average, learned weighting, optimiser state."""
+    state = dict(job.module.state_dict())
+    for index, values in job.trainer.optimizers[0].state_dict()["state"].items():
+        state |= {f"{index}.{name}": value for name, value in values.items()}
+    return state
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert different == []
+
+
+PLAIN = ["~callbacks.figures", "data.block_ends=[]"]
+QUICK = [*PLAIN, "weighting=learned"]
+
+
+@pytest.mark.parametrize("recipe", [["experiment=default"], ["experiment=primer", "weighting=learned"]])
+def test_block_size_never_changes_a_number(configure, recipe):
+    sizes = (1, 7, 50)
+    jobs_ = [
+        fit(configure(*recipe, *QUICK, "trainer.max_steps=120", f"data.block_size={size}", folder=f"b{size}"))
+        for size in sizes
+    ]
+    for job in jobs_[1:]:
+        assert_same(tensors(jobs_[0]), tensors(job))
+    assert [job.trainer.global_step for job in jobs_] == [120] * 3
+
+
+def test_steps_mean_optimiser_steps_everywhere(configure, tmp_path):
+    """The x axis, the scheduler, the checkpoint and the stream count the same steps, though blocks are of 30."""
+    config = configure("data.block_size=30", "module.log_every_n_steps=25", "~callbacks.figures", "data.block_ends=[25]")
+    job = fit(config)
+    rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
+    header, rows = rows[0], rows[1:]
+
+    def logged(name):
+        column, step = header.index(name), header.index("step")
+        return [int(row[step]) for row in rows if row[column]]
+
+    assert logged("loss/train") == [25, 50, 75, 100]
+    assert logged("loss/validation") == logged("score_error") == [50, 100]
+    assert logged("lr-Adam") == [0, 25, 30, 50, 60, 75, 90]
+    assert job.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 100
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 100
+    assert {int(state["step"]) for state in checkpoint["optimizer_states"][0]["state"].values()} == {100}
+
+
+def test_the_step_is_adam_on_the_denoising_loss(configure):
+    """Against the same steps written out with plain PyTorch."""
+    config = configure("experiment=primer", "trainer.max_steps=60", *PLAIN)
+    job = jobs.build(config, overrides=[])
+    model = job.module.model
+    reference = type(model)(network=type(model.network)(embedding=model.network.embed[0], hidden_dims=[16, 16]))
+    reference.load_state_dict(model.state_dict())
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, fused=True)
+    stream = job.data._stream(64, "train")
+    for step in range(60):
+        x, sigma, noise, _ = (field[0] for field in stream.block(step, step + 1))
+        scale = sigma.unsqueeze(-1)
+        error = (reference(x + scale * noise, sigma) + noise / scale).square().sum(-1)
+        optimizer.zero_grad()
+        (sigma**2 * error).mean().backward()
+        optimizer.step()
+    jobs.fit(job)
+    for name, weight in reference.state_dict().items():
+        torch.testing.assert_close(job.module.model.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_follows_its_recursion(configure):
+    job = jobs.build(configure(*PLAIN, "module.ema_decay=0.9", "trainer.max_steps=50"), overrides=[])
+    model, average = job.module.model, job.module.average
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer_step = torch.optim.Adam.step
+    steps = itertools.count()
+
+    def spy(self, closure=None):
+        optimizer_step(self, closure)
+        decay = min(0.9, (1 + (t := next(steps))) / (10 + t))
+        for name, p in model.named_parameters():
+            expected[name] += (1 - decay) * (p.detach() - expected[name])
+
+    torch.optim.Adam.step = spy
+    try:
+        jobs.fit(job)
+    finally:
+        torch.optim.Adam.step = optimizer_step
+    assert next(steps) == 50
+    for name, p in average.model.named_parameters():
+        torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_without_average_validation_sees_the_weights_themselves(configure):
+    job = fit(configure("module.ema_decay=0.0", *PLAIN))
+    assert_same(dict(job.module.model.state_dict()), dict(job.module.average.model.state_dict()))
+
+
+def test_learned_weighting_is_trained_without_decay_and_without_average(configure):
+    job = fit(configure("weighting=learned", "optimizer=adamw", *PLAIN))
+    network, weighting = job.trainer.optimizers[0].param_groups
+    assert (network["weight_decay"], weighting["weight_decay"]) == (0.01, 0.0)
+    assert float(job.module.loss.weighting.readout.weight.abs().sum()) > 0
+    assert not any("readout" in name for name, _ in job.module.average.named_parameters())
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+def test_learning_rate_is_a_pure_function_of_the_step(decay):
+    rate = LearningRate(warmup_steps=4, total_steps=104, decay=decay)
+    assert [rate(s) for s in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    expected = {"constant": (1.0, 1.0, 1.0), "cosine": (1.0, 0.5, 0.0)}[decay]
+    assert [rate(s) for s in (4, 54, 104)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_runs_of_the_same_seed_are_identical_and_of_another_are_not(configure):
+    first, again, other = (fit(configure(*QUICK, f"seed={s}", folder=f"{i}")) for i, s in enumerate([3, 3, 4]))
+    assert_same(tensors(first), tensors(again))
+    assert not torch.equal(first.module.model.network.last.weight, other.module.model.network.last.weight)
