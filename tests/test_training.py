@@ -119,7 +119,7 @@ def test_learned_weighting_is_trained_without_decay_and_without_average(configur
     job = fit(configure("weighting=learned", "optimizer=adamw", *PLAIN))
     network, weighting = job.trainer.optimizers[0].param_groups
     assert (network["weight_decay"], weighting["weight_decay"]) == (0.01, 0.0)
-    assert float(job.module.loss.weighting.readout.weight.abs().sum()) > 0
+    assert (job.module.loss.weighting.readout.weight != 0).any()
     assert not any("readout" in name for name, _ in job.module.average.named_parameters())
 
 
