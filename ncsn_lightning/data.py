@@ -196,6 +196,12 @@ class StreamingDataModule(L.LightningDataModule):
             stream, self.trainer, block_size=self.block_size, length=self.steps_per_epoch, ends=self.block_ends
         )
 
+    def on_before_batch_transfer(self, batch: Block, dataloader_idx: int) -> Block:
+        """Give Lightning's own callbacks the optimiser step as their x axis, before any of them looks."""
+        assert self.trainer is not None
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+        return batch
+
     def val_dataloader(self) -> DataLoader[Block]:
         fixed = self._stream(self.validation_size, "validation").block(0, 1)
         return DataLoader([fixed], batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set

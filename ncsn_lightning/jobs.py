@@ -23,7 +23,7 @@ from torch import Tensor
 from . import plotting
 from .building import Builder, Refusal, fill_automatic
 from .callbacks import RunSummary
-from .checkpoints import AtomicCheckpointIO, latest_checkpoint, replacing
+from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, replacing
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .loggers import MetricsCSV
@@ -150,7 +150,7 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
             if isinstance(logger, MetricsCSV):
-                logger.rewind(_step_of(checkpoint))
+                logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
         trainer.fit(module, datamodule=job.data, ckpt_path=checkpoint)
     finally:
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
@@ -163,19 +163,6 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
 
 def _summary(trainer: Any) -> RunSummary:
     return next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return -1 if checkpoint is None else int(torch.load(checkpoint, weights_only=True)["global_step"])
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """Samples `x [n, 2]` of a run, and whence."""
-
-    run: Run
-    sampler: Sampler
-    x: Tensor
 
 
 def _sampler(run: Run, config: dict[str, Any]) -> Sampler:

@@ -7,6 +7,7 @@ import logging
 import netrc
 import os
 from functools import singledispatch
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -33,19 +34,19 @@ class _ContinuingWriter(ExperimentWriter):  # type: ignore[misc]
     def _check_log_dir_exists(self) -> None:
         """The folder is expected to exist, and its metrics to stay."""
 
-    def rewind(self, step: int) -> None:
-        """Forget rows beyond `step`, for they will be logged again."""
+    def rewind(self, rows: int) -> None:
+        """Keep the first `rows` rows, for later ones will be logged again."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
-            rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+            kept = list(islice(reader, rows))
             self.metrics_keys = list(reader.fieldnames or [])
         with replacing(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(kept)
 
 
 class MetricsCSV(CSVLogger):
@@ -53,10 +54,14 @@ class MetricsCSV(CSVLogger):
 
     Args:
         folder: the run's folder.
+
+    Attributes:
+        rows: how many were logged, whether on disk yet or not.
     """
 
     def __init__(self, *, folder: str) -> None:
         super().__init__(save_dir=folder, name="", version="")
+        self.rows = 0
 
     @property
     @rank_zero_experiment
@@ -66,9 +71,15 @@ class MetricsCSV(CSVLogger):
         return self._experiment
 
     @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Continue the file from `step`."""
-        self.experiment.rewind(step)
+    def rewind(self, rows: int) -> None:
+        """Continue the file after its first `rows` rows."""
+        self.experiment.rewind(rows)
+        self.rows = rows
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        self.rows += 1
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
@@ -167,3 +178,8 @@ def summarize(logger: Logger, metrics: dict[str, float], step: int) -> None:
 @summarize.register
 def _(logger: WandbLogger, metrics: dict[str, float], step: int) -> None:
     logger.experiment.summary.update({f"final/{name}": value for name, value in metrics.items()})
+
+
+@summarize.register
+def _(logger: MetricsCSV, metrics: dict[str, float], step: int) -> None:
+    """The run's summary.json has them."""

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from .arguments import Count, Fraction, Index, strict
 from .data import Block
+from .loggers import MetricsCSV
 from .objectives import Objective, Weighting
 from .scores import ScoreModel
 from .training import (
@@ -95,8 +96,6 @@ class NCSN(L.LightningModule):
     def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
         take = self._compiled_step if self.compiled else self._eager_step
         losses = torch.cat([take(piece) for piece in self._pieces(batch)])
-        # Lightning's own callbacks take their x axis from here; the loop adds one.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step - 1
         if self.trainer.global_step % self.log_every_n_steps == 0:
             self._log_loss()
         return {"loss": losses.mean()}
@@ -156,4 +155,8 @@ class NCSN(L.LightningModule):
         self.log_dict({"loss/validation": loss, "step": float(self.trainer.global_step)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration, and how far the metrics on disk go with this checkpoint."""
         checkpoint["config"] = self.config
+        for logger in self.loggers:
+            logger.save()
+        checkpoint["metrics_rows"] = sum(logger.rows for logger in self.loggers if isinstance(logger, MetricsCSV))

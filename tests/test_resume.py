@@ -1,0 +1,203 @@
+"""A run killed at any moment and resumed ends as the run that nothing disturbed, bit for bit."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint, replacing
+
+TRAIN = Path(__file__).parents[1] / "scripts/train.py"
+RECIPE = [
+    "logger=csv",
+    "weighting=learned",
+    "network.hidden_dims=[32,32]",
+    "objective.num_references=16",
+    "data.batch_size=64",
+    "data.steps_per_epoch=150",
+    "data.validation_size=64",
+    "trainer.max_steps=1000",
+    "score_test.num_points=64",
+    "callbacks.figures.num_samples=50",
+    "callbacks.figures.every_n_steps=400",
+    "sampler.steps_per_level=2",
+]
+DAWDLE = """
+# Runs a script whose fourth checkpoint takes two seconds to write; a marker tells when it is half-way.
+import runpy, sys, time, torch
+save, calls = torch.save, []
+def dawdle(checkpoint, path, *rest, **more):
+    save(checkpoint, path, *rest, **more)
+    calls.append(path)
+    if len(calls) == 4:
+        whole = open(path, "rb").read()
+        open(path, "wb").write(whole[: len(whole) // 2])
+        open(marker, "w").close()
+        time.sleep(2)
+        open(path, "wb").write(whole)
+torch.save = dawdle
+marker, *sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(*arguments, code=None):
+    command = [sys.executable, *(code or []), str(TRAIN), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def fresh(folder):
+    return [*RECIPE, f"hydra.run.dir={folder}"]
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+
+
+def numbers(folder):
+    """Everything that a run leaves, without times."""
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    state = {f"weights/{name}": value for name, value in checkpoint["state_dict"].items()}
+    for index, values in checkpoint["optimizer_states"][0]["state"].items():
+        state |= {f"optimizer/{index}/{name}": value for name, value in values.items()}
+    state["samples"] = torch.from_numpy(np.load(folder / "samples.npz")["x"])
+    return state
+
+
+def assert_same_end(folder, undisturbed):
+    first, second = numbers(undisturbed), numbers(folder)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (undisturbed, folder)]
+    timed = {"training_time", "sampling_time"}
+    metrics = [{k: v for k, v in s["metrics"].items() if k not in timed} for s in summaries]
+    assert metrics[0] == metrics[1]
+    assert [s["status"] for s in summaries] == ["finished", "finished"]
+    assert logged(undisturbed) == logged(folder)
+
+
+def logged(folder):
+    """metrics.csv, without times."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if "time" not in k} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(*fresh(folder)))
+    return folder
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_inside_an_epoch(seed, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*fresh(folder))
+    wait_for(lambda: (folder / "checkpoints/last.ckpt").exists(), process)
+    time.sleep(random.Random(seed).uniform(0.05, 0.8))
+    kill(process)
+    assert not (folder / "summary.json").exists()
+    finish(start(f"resume={folder}"))
+    assert_same_end(folder, undisturbed)
+
+
+def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
+    folder, marker = tmp_path / "run", tmp_path / "half-way"
+    process = start(*fresh(folder), code=["-c", DAWDLE, str(marker)])
+    wait_for(marker.exists, process)
+    kill(process)
+    assert list((folder / "checkpoints").glob(".*.part.ckpt"))
+    finish(start(f"resume={folder}"))
+    assert_same_end(folder, undisturbed)
+
+
+def test_killed_before_the_first_checkpoint(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*fresh(folder))
+    wait_for((folder / "config.yaml").exists, process)
+    kill(process)
+    assert "resuming from the start" in finish(start(f"resume={folder}"))
+    assert_same_end(folder, undisturbed)
+
+
+def test_a_torn_checkpoint_is_survived(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*fresh(folder))
+    wait_for((folder / "checkpoints/last.ckpt").exists, process)
+    kill(process)
+    last = folder / "checkpoints/last.ckpt"
+    os.truncate(last, last.stat().st_size // 3)
+    assert "truncated" in finish(start(f"resume={folder}"))
+    assert_same_end(folder, undisturbed)
+
+
+def test_a_finished_run_resumes_to_itself(undisturbed, tmp_path):
+    before = numbers(undisturbed)
+    finish(start(f"resume={undisturbed}"))
+    after = numbers(undisturbed)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk full"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_furthest_whole_checkpoint_is_found(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name, step in {"a": 10, "b": 30, "c": 20}.items():
+        torch.save({"config": {}, "state_dict": {}, "global_step": step}, folder / f"{name}.ckpt")
+    assert latest_checkpoint(tmp_path) == (folder / "b.ckpt", [])
+    (folder / "b.ckpt").write_bytes((folder / "b.ckpt").read_bytes()[:100])
+    path, torn = latest_checkpoint(tmp_path)
+    assert path == folder / "c.ckpt"
+    assert len(torn) == 1
+    assert "b.ckpt" in torn[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"", "truncated or no checkpoint"),
+        (b"not a zip file at all", "not loaded|no checkpoint"),
+        ({"weights": torch.zeros(2)}, "not written by ncsn-lightning"),
+        ([1, 2], "not written by ncsn-lightning"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_refused(content, words, tmp_path):
+    path = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        read_checkpoint(path)
