@@ -22,7 +22,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -68,10 +68,16 @@ def read_checkpoint(path: Path | str, *, map_location: Any = "cpu") -> dict[str,
     return checkpoint
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process had half written below a run's folder."""
+    for path in folder.rglob(".*.part.*"):
+        path.unlink()
+
+
 def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The furthest whole checkpoint in a run's `checkpoints/`, and a line about each that was torn."""
     torn, found = [], []
-    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+    for path in sorted((folder / "checkpoints").glob("[!.]*.ckpt")):
         try:
             found.append((read_checkpoint(path)["global_step"], path.stat().st_mtime, path))
         except ValueError as error:

@@ -23,7 +23,7 @@ from torch import Tensor
 from . import plotting
 from .building import Builder, Refusal, fill_automatic
 from .callbacks import RunSummary
-from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, replacing
+from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, remove_parts, replacing
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .loggers import MetricsCSV
@@ -127,6 +127,7 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     plain = {str(key): value for key, value in config.items()}
     plain["paths"] = {**plain["paths"], "folder": str(folder)}
     overrides = plain.pop("overrides", [])
+    remove_parts(folder)
     checkpoint, torn = latest_checkpoint(folder)
     for line in torn:
         log.warning("%s", line)

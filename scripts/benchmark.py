@@ -1,0 +1,232 @@
+"""Time training and sampling against the primer's own loops, interleaved in one process, and the exact scores.
+
+    make benchmark ARGS="--repeats 5"
+
+Every figure is a ratio of pairs measured in turn: the machine's speed drifts, a ratio of neighbours does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import ncsn_lightning
+from ncsn_lightning import AnnealedLangevin, Checkerboard, Geometric, Points, jobs
+from ncsn_lightning.callbacks import StepProgressBar
+from ncsn_lightning.configuration import config_folder, plain
+from ncsn_lightning.distributions import TwoGaussians
+
+BATCH, WARM = 256, 200
+SIGMAS = Geometric(sigma_min=0.01, sigma_max=2.0, num_levels=10).sigmas
+
+
+class PrimerNetwork(nn.Module):
+    """The primer's network: a σ embedding for every row, concatenated with x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("omega", torch.exp(torch.arange(32) * -(np.log(10000) / 31)))
+        self.embed = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+        self.layers = nn.ModuleList(map(nn.Linear, (66, 128, 128), (128, 128, 128)))
+        self.last = nn.Linear(128, 2)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        phase = sigma.unsqueeze(-1) * self.omega
+        h = torch.cat([x, self.embed(torch.cat([phase.sin(), phase.cos()], dim=-1))], dim=-1)
+        for layer in self.layers:
+            h = F.silu(layer(h))
+        return self.last(h)
+
+
+def plain_training(steps: int) -> float:
+    """The primer's training loop on fresh data: Adam, no logs, no average. Steps a second."""
+    network, target = PrimerNetwork(), Checkerboard()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    data = target.sample(50_000)
+    started = time.perf_counter()
+    for step in range(steps):
+        if step == WARM:
+            started = time.perf_counter()
+        x = data[torch.randint(len(data), (BATCH,))]
+        sigma = SIGMAS[torch.randint(len(SIGMAS), (BATCH,))]
+        noise = torch.randn_like(x)
+        error = network(x + sigma.unsqueeze(-1) * noise, sigma) + noise / sigma.unsqueeze(-1)
+        loss = (error.square().sum(-1) * sigma**2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return (steps - WARM) / (time.perf_counter() - started)
+
+
+class Stopwatch(L.Callback):
+    """When each block ended."""
+
+    def __init__(self) -> None:
+        self.times: dict[int, float] = {0: time.perf_counter()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.times[0] = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self.times[trainer.global_step] = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.times[trainer.global_step] = time.perf_counter()
+
+
+def lightning_training(steps: int, *, compiled: bool) -> tuple[float, float]:
+    """Our training of the same network, with bar, logs, average, validation and checkpoints.
+
+    Returns:
+        steps a second after the first WARM ones, and the seconds that these took.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [
+            "experiment=primer",
+            "module.ema_decay=0.999",
+            "levels.groups=64",
+            "logger=csv",
+            "~callbacks.figures",
+            "data.block_ends=[]",
+            f"trainer.max_steps={steps}",
+            f"compile={compiled}",
+            "name=benchmark",
+            "tags=[]",
+            f"paths.folder={folder}",
+        ]
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = plain(compose("train", overrides))
+        job = jobs.build({**config, "run_id": "benchmark"}, overrides=[])
+        watch = Stopwatch()
+        job.trainer.callbacks.append(watch)
+        for callback in job.trainer.callbacks:
+            if isinstance(callback, StepProgressBar):
+                callback._refresh_rate = 1  # draw the bar though nobody may be looking
+        jobs.fit(job)
+    first = next(step for step in sorted(watch.times) if step >= WARM)
+    return (steps - first) / (watch.times[steps] - watch.times[first]), watch.times[first] - watch.times[0]
+
+
+def plain_sampling(network: nn.Module, n: int) -> float:
+    """The primer's sampling loop, one embedding a row. Seconds."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        x = 2 * torch.randn(n, 2)
+        for sigma in SIGMAS:
+            eps = 1e-5 * (sigma / SIGMAS[-1]) ** 2
+            for _ in range(10):
+                x = x + eps * network(x, sigma.expand(n)) + np.sqrt(2 * eps) * torch.randn_like(x)
+    return time.perf_counter() - started
+
+
+def our_sampling(score: nn.Module, n: int) -> float:
+    """The same chain by our sampler. Seconds."""
+    sampler = AnnealedLangevin(base_step=1e-5, steps_per_level=10)
+    started = time.perf_counter()
+    sampler(score, 2 * torch.randn(n, 2), SIGMAS)
+    return time.perf_counter() - started
+
+
+def our_score() -> nn.Module:
+    embedding = ncsn_lightning.SinusoidalEmbedding(dim=64)
+    return ncsn_lightning.Raw(network=ncsn_lightning.MLP(embedding=embedding, hidden_dims=[128, 128, 128]))
+
+
+def row(table: Table, name: str, ours: list[float], theirs: list[float], note: str = "") -> None:
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    spread = f"{min(ratios):.2f} … {max(ratios):.2f}"
+    table.add_row(name, f"{statistics.median(ratios):.2f}", spread, note)
+
+
+def training(console: Console, *, repeats: int, steps: int, compiled: bool) -> None:
+    rates: dict[str, list[float]] = {"plain": [], "eager": [], "compiled": []}
+    compiling = []
+    for _ in range(repeats):
+        rates["plain"].append(plain_training(steps))
+        rates["eager"].append(lightning_training(steps, compiled=False)[0])
+        if compiled:
+            rate, seconds = lightning_training(steps, compiled=True)
+            rates["compiled"].append(rate)
+            compiling.append(seconds)
+    table = Table("training", "× plain", "pairs", "", title=f"steps a second, {torch.get_num_threads()} threads")
+    table.add_row("plain PyTorch loop", "1.00", "", f"{statistics.median(rates['plain']):.0f} steps/s")
+    row(table, "Lightning, as it comes", rates["eager"], rates["plain"])
+    if compiled:
+        note = f"compilation {max(compiling):.0f} s the first time, {min(compiling):.0f} s from the cache"
+        row(table, "Lightning, compile=true", rates["compiled"], rates["plain"], note)
+    console.print(table)
+
+
+def sampling(console: Console, *, repeats: int, n: int) -> None:
+    network, score = PrimerNetwork(), our_score()
+    plain_sampling(network, n), our_sampling(score, n)
+    pairs = [(plain_sampling(network, n), our_sampling(score, n)) for _ in range(2 * repeats)]
+    table = Table("sampling", "× plain", "pairs", "", title=f"annealed Langevin, {n} chains, 100 evaluations")
+    row(table, "ours", [theirs for theirs, _ in pairs], [ours for _, ours in pairs])
+    console.print(table)
+
+
+def exact_scores(console: Console) -> None:
+    table = Table("exact score of 10 000 points", "σ scalar, ms", "σ a row, ms")
+    generator = torch.Generator().manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "points.npy", TwoGaussians().sample(2000, generator=generator).numpy())
+        targets = {option.stem: make_target(option.stem, folder) for option in (config_folder() / "distribution").glob("*")}
+    for name, target in sorted(targets.items()):
+        x = target.sample(10_000, generator=generator)
+        times = [milliseconds(lambda s=s, x=x, t=target: t.score(x, s)) for s in (0.1, torch.full((10_000,), 0.1))]
+        table.add_row(name, *(f"{t:.1f}" for t in times))
+    console.print(table)
+
+
+def make_target(option: str, folder: str) -> ncsn_lightning.Distribution:
+    if option == "points":
+        return Points(path=f"{folder}/points.npy")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = plain(compose("train", [f"distribution={option}", "name=x", "tags=[]", "paths.folder=x"]))
+    return jobs.Builder(config).build("distribution")
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    call()
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--chains", type=int, default=10_000)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.disable(logging.WARNING)
+    console = Console()
+    training(console, repeats=arguments.repeats, steps=arguments.steps, compiled=not arguments.no_compile)
+    sampling(console, repeats=arguments.repeats, n=arguments.chains)
+    exact_scores(console)
+
+
+if __name__ == "__main__":
+    main()
