@@ -91,6 +91,7 @@ class NCSN(L.LightningModule):
 
     def on_train_start(self) -> None:
         self.trainee = Trainee(self.model, self.loss, self.average, self.optimizers(use_pl_optimizer=False))
+        self.scheduler = self.lr_schedulers()
         self.compiled = CompiledSteps(self.trainee) if self.compiles else None
 
     def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
@@ -116,7 +117,7 @@ class NCSN(L.LightningModule):
         else:
             loss.backward()
         self.trainee.optimizer.step()
-        self.trainee.optimizer.zero_grad()
+        self.trainee.clear_gradients()
         self.trainee.update_average(self.trainer.global_step)
         self._count(1)
         self.loss_sum += loss.detach()
@@ -137,7 +138,7 @@ class NCSN(L.LightningModule):
         """Tell the scheduler and `trainer.global_step` of optimiser steps that Lightning did not see."""
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in range(steps):
-            self.lr_schedulers().step()
+            self.scheduler.step()
             progress.increment_ready()
             progress.increment_completed()
 

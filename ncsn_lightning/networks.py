@@ -67,6 +67,11 @@ class FourierEmbedding(Embedding):
         return math.sqrt(2) * torch.cos(sigma.log().unsqueeze(-1) / 4 * self.frequency + self.phase)
 
 
+def _silu(x: Tensor) -> Tensor:
+    """In place where no gradient will ask for the input: sampling is bound by memory."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class Network(nn.Module, ABC):
     """A backbone from points and noise levels to two numbers a point."""
 
@@ -95,9 +100,11 @@ class MLP(Network):
 
     def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch 2"]:
         weight = self.first.weight
-        h = F.silu(F.linear(x, weight[:, :2]) + F.linear(self.embed(sigma), weight[:, 2:], self.first.bias))
+        level = F.linear(self.embed(sigma), weight[:, 2:], self.first.bias)
+        h = F.linear(x, weight[:, :2], level) if level.dim() == 1 else F.linear(x, weight[:, :2]) + level
+        h = _silu(h)
         for layer in self.hidden:
-            h = F.silu(layer(h))
+            h = _silu(layer(h))
         return self.last(h)
 
 
@@ -136,5 +143,5 @@ class FiLM(Network):
         phase = F.linear(x, self.omega)
         h = torch.cat([x, phase.cos(), phase.sin()], dim=-1)
         for layer, gamma, beta in zip(self.layers, film[::2], film[1::2], strict=True):
-            h = F.silu(torch.addcmul(beta, layer(h), 1 + gamma))
+            h = _silu(torch.addcmul(beta, layer(h), 1 + gamma))
         return self.last(h)

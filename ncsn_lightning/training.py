@@ -90,6 +90,12 @@ class Trainee:
     def __post_init__(self) -> None:
         self.weights = [p.detach() for p in self.model.parameters()]
         self.averages = [p.detach() for p in self.average.model.parameters()]
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def clear_gradients(self) -> None:
+        """What `zero_grad` does, without its 40 µs of bookkeeping."""
+        for parameter in self.trained:
+            parameter.grad = None
 
     def update_average(self, step: int) -> None:
         """Take the weights into their average after `step` earlier updates."""
@@ -115,8 +121,7 @@ class CompiledSteps:
         torch._dynamo.config.trace_autograd_ops = True
         self.trainee = trainee
         self.groups = optimizer.param_groups
-        self.parameters = [p for group in self.groups for p in group["params"]]
-        for p in self.parameters:
+        for p in trainee.trained:
             if not optimizer.state[p]:
                 zeros = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
                 step = torch.zeros((), device=p.device)
@@ -141,7 +146,7 @@ class CompiledSteps:
         losses = []
         for k in range(len(shares)):
             loss = self.trainee.loss(self.trainee.model, *(field[k] for field in batches)).mean()
-            gradients = iter(torch.autograd.grad(loss, self.parameters))
+            gradients = iter(torch.autograd.grad(loss, self.trainee.trained))
             with torch.no_grad():
                 for group, rate in zip(self.groups, rates[k], strict=True):
                     self._adam(group, [next(gradients) for _ in group["params"]], rate)
