@@ -54,7 +54,9 @@ def read_checkpoint(path: Path | str, *, map_location: Any = "cpu") -> dict[str,
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint={path}: no such file; give a run's folder or one of its checkpoints/*.ckpt")
+        raise FileNotFoundError(
+            f"checkpoint={path}: no such file; give a run's folder or one of its checkpoints/*.ckpt"
+        )
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:

@@ -14,9 +14,9 @@ from urllib.parse import urlparse
 
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from matplotlib.image import imread
 from wandb.errors import Error as WandbError
 
@@ -28,7 +28,7 @@ CONNECT_SECONDS = 15
 """How long W&B may take to answer before a run goes on offline."""
 
 
-class _ContinuingWriter(ExperimentWriter):  # type: ignore[misc]
+class _ContinuingWriter(ExperimentWriter):
     """Keeps the file that an earlier process of the same run left."""
 
     def _check_log_dir_exists(self) -> None:
@@ -65,7 +65,7 @@ class MetricsCSV(CSVLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> _ContinuingWriter:
+    def experiment(self) -> Any:
         if self._experiment is None:
             self._experiment = _ContinuingWriter(log_dir=self.save_dir)
         return self._experiment
@@ -97,7 +97,7 @@ class WandbRun(WandbLogger):
     """
 
     def __init__(self, *, project: str, folder: str, run_id: str, **run: Any) -> None:
-        if rank_zero_only.rank != 0:
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             super().__init__(project=project, save_dir=folder, offline=True)
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -164,8 +164,9 @@ def log_table(logger: Logger, name: str, columns: list[str], rows: list[list[flo
 
 @log_table.register
 def _(logger: WandbLogger, name: str, columns: list[str], rows: list[list[float]]) -> None:
-    table = wandb.Table(columns=columns, data=rows)
-    chart = wandb.plot.line(table, *columns, title=name) if len(rows) < 100 else wandb.plot.scatter(table, *columns)
+    table = wandb.Table(columns=list(columns), data=rows)
+    draw = wandb.plot.line if len(rows) < 100 else wandb.plot.scatter
+    chart = draw(table, x=columns[0], y=columns[1], title=name)
     logger.experiment.log({name: table, f"{name}/chart": chart})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -82,16 +83,20 @@ class NCSN(L.LightningModule):
         """The averaged score."""
         return self.average.model
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         groups: list[dict[str, object]] = [{"params": list(self.model.parameters())}]
         if learned := list(self.loss.weighting.parameters()):
             groups.append({"params": learned, "weight_decay": 0.0})
         optimizer = self.optimizer(groups)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.rate), "interval": "step"}}
+        schedule = {"scheduler": LambdaLR(optimizer, self.rate), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        self.trainee = Trainee(self.model, self.loss, self.average, self.optimizers(use_pl_optimizer=False))
-        self.scheduler = self.lr_schedulers()
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, LambdaLR)
+        self.scheduler = scheduler
+        self.trainee = Trainee(self.model, self.loss, self.average, optimizer)
         self.compiled = CompiledSteps(self.trainee) if self.compiles else None
 
     def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
@@ -108,7 +113,7 @@ class NCSN(L.LightningModule):
         lone = min(-start % size, count)
         whole = (count - lone) // size * size
         cuts = [*range(lone), *range(lone, lone + whole, size), *range(lone + whole, count), count]
-        return [Block(*(field[a:b] for field in batch)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [Block(*(field[a:b] for field in batch)) for a, b in pairwise(cuts)]
 
     def _eager_step(self, piece: Block) -> Tensor:
         loss = self.loss(self.model, *(field[0] for field in piece)).mean()

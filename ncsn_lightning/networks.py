@@ -38,6 +38,8 @@ class SinusoidalEmbedding(Embedding):
     It can hardly tell small levels apart: emb(.01) and emb(.02) differ by less than .02 (kept as an ablation).
     """
 
+    omega: Tensor
+
     @strict
     def __init__(self, *, dim: EvenWidth = 64) -> None:
         super().__init__()
@@ -55,6 +57,9 @@ class FourierEmbedding(Embedding):
 
     Source: Analyzing and Improving the Training Dynamics of Diffusion Models, Karras et al., 2024, appendix B.
     """
+
+    frequency: Tensor
+    phase: Tensor
 
     @strict
     def __init__(self, *, dim: Count = 64, bandwidth: Positive = 1.0) -> None:
@@ -123,6 +128,8 @@ class FiLM(Network):
         num_frequencies: random frequencies ω of x.
         frequency_scale: their standard deviation, in cycles per unit of the network's input.
     """
+
+    omega: Tensor
 
     @strict
     def __init__(

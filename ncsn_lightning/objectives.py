@@ -1,7 +1,7 @@
 r"""What a score is fitted to, and how much each noise level counts.
 
-An *objective* regresses $s_\theta(\tilde x, \sigma)$, $\tilde x = x + \sigma z$, on a target field whose conditional mean
-is the score; objectives differ in that field's noise alone. With $e = \|s_\theta - \mathrm{target}\|^2$ (summed over
+An *objective* regresses $s_\theta(\tilde x, \sigma)$, $\tilde x = x + \sigma z$, on a field whose conditional mean is the
+score; objectives differ in that field's noise alone. With $e = \|s_\theta - target\|^2$ (summed over
 dimensions, no ½) a *weighting* makes it the loss $\mathbb E[\lambda(\sigma) e]$ plus a penalty where λ is learned.
 
 Denoising score matching is the Fisher error plus a constant no network can undercut,
@@ -94,16 +94,16 @@ class StableTarget(Objective):
         noise: Float[Tensor, "*batch 2"],
         references: Float[Tensor, "references 2"],
     ) -> Float[Tensor, "*batch 2"]:
-        sigma = column(sigma, x)
+        scale = column(sigma, x)
         # In units of σ and one coordinate at a time: the expanded square would cancel where σ is small.
         away = [
-            (references[:, d] - (x[..., d : d + 1] + sigma * noise[..., d : d + 1])) / sigma for d in range(x.shape[-1])
+            (references[:, d] - (x[..., d : d + 1] + scale * noise[..., d : d + 1])) / scale for d in range(x.shape[-1])
         ]
         own = -noise.square().sum(-1, keepdim=True) / 2
-        logits = -sum(a.square() for a in away) / 2
-        weight = torch.cat([own, logits], dim=-1).softmax(-1)
+        others = -torch.stack([a.square() for a in away]).sum(0) / 2
+        weight = torch.cat([own, others], dim=-1).softmax(-1)
         mean = torch.stack([(weight[..., 1:] * a).sum(-1) for a in away], dim=-1)
-        return (mean - weight[..., :1] * noise) / sigma
+        return (mean - weight[..., :1] * noise) / scale
 
 
 class Exact(Objective):
@@ -156,7 +156,7 @@ class SigmaPower(Weighting):
 
 
 class EDM(Weighting):
-    r"""$\lambda = \sigma^2 (\sigma^2 + \sigma_d^2) / \sigma_d^2$: unit loss at every level for the preconditioned network.
+    r"""$\lambda = \sigma^2 (\sigma^2 + \sigma_d^2) / \sigma_d^2$: unit loss at every level, preconditioned.
 
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, Karras et al., 2022, table 1.
     """
@@ -192,7 +192,7 @@ class MinSNR(Weighting):
 
 
 class Learned(Weighting):
-    r"""$\lambda = \sigma^2 e^{-u(\sigma)}$ with penalty $D\,u(\sigma)$, whose optimum is $u^* = \ln \mathbb E[\sigma^2 e / D]$.
+    r"""$\lambda = \sigma^2 e^{-u(\sigma)}$ with penalty $D\,u(\sigma)$; its optimum is $u^* = \ln E[\sigma^2 e / D]$.
 
     u is linear in Fourier features of ln σ / 4 and starts at 0. The convention counts per dimension. It is part of the
     training alone: no weight decay, no average, and discarded after. Source: Analyzing and Improving the Training

@@ -41,7 +41,7 @@ def _check_order(sigma_min: float, sigma_max: float) -> None:
         raise ValueError(f"sigma_min={sigma_min:g} must be smaller than sigma_max={sigma_max:g}: exchange or move them")
 
 
-def _fractions(num_levels: int) -> Float[Tensor, "levels"]:
+def _fractions(num_levels: int) -> Float[Tensor, levels]:
     """(i − 1) / (L − 1) for i = 1 … L, in float64."""
     return torch.linspace(0.0, 1.0, num_levels, dtype=torch.float64)
 
@@ -64,7 +64,7 @@ class Linear(Schedule):
     @strict
     def __init__(self, *, sigma_min: Positive, sigma_max: Positive, num_levels: Rungs = 10) -> None:
         _check_order(sigma_min, sigma_max)
-        super().__init__(torch.lerp(*torch.tensor([sigma_max, sigma_min]).double(), _fractions(num_levels)))
+        super().__init__(sigma_max + (sigma_min - sigma_max) * _fractions(num_levels))
 
 
 class Karras(Schedule):
@@ -78,15 +78,15 @@ class Karras(Schedule):
         self, *, sigma_min: Positive, sigma_max: Positive, num_levels: Rungs = 10, rho: Positive = 7.0
     ) -> None:
         _check_order(sigma_min, sigma_max)
-        roots = torch.tensor([sigma_max, sigma_min]).double() ** (1 / rho)
-        super().__init__(torch.lerp(*roots, _fractions(num_levels)) ** rho)
+        top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+        super().__init__((top + (bottom - top) * _fractions(num_levels)) ** rho)
 
 
 class DDPM(Schedule):
-    r"""The noise-to-signal ratios of a variance-preserving chain, $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$.
+    r"""Noise-to-signal ratios of a variance-preserving chain, $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$.
 
-    With $\beta_t$ evenly spaced from `beta_min` to `beta_max` over `num_steps` steps and $\bar\alpha_t = \prod (1 - \beta)$;
-    of its steps, `num_levels` evenly spaced ones are kept. DDPM is NCSN on this ladder.
+    $\bar\alpha_t = \prod (1 - \beta)$ with β evenly spaced from `beta_min` to `beta_max` over `num_steps` steps; of
+    these, `num_levels` evenly spaced ones are kept. DDPM is NCSN on this ladder.
 
     Source: Denoising Diffusion Probabilistic Models, Ho, Jain & Abbeel, 2020, §4.
     """
@@ -122,7 +122,7 @@ class DDPMCosine(Schedule):
         super().__init__(_noise_to_signal((1 - beta).cumprod(0), num_levels))
 
 
-def _noise_to_signal(signal: Float[Tensor, "steps"], num_levels: int) -> Float[Tensor, "levels"]:
+def _noise_to_signal(signal: Float[Tensor, steps], num_levels: int) -> Float[Tensor, levels]:
     """Ratios √((1 − ᾱ)/ᾱ) of `num_levels` evenly spaced steps, largest first."""
     if num_levels > len(signal):
         raise ValueError(f"num_levels={num_levels} exceeds num_steps={len(signal)}: lower it or raise num_steps")
@@ -171,6 +171,8 @@ class Levels(nn.Module, ABC):
 class Ladder(Levels):
     """The schedule's own levels, each equally likely (the primer's choice)."""
 
+    sigmas: Tensor
+
     @strict
     def __init__(self, *, schedule: Schedule, groups: Count | None = None, stratified: bool = False) -> None:
         super().__init__(groups=groups, stratified=stratified)
@@ -185,6 +187,8 @@ class Ladder(Levels):
 
 class LogUniform(Levels):
     """ln σ uniform over the schedule's range: with λ = σ² the maximum-likelihood weighting of this process."""
+
+    log_range: Tensor
 
     @strict
     def __init__(self, *, schedule: Schedule, groups: Count | None = None, stratified: bool = False) -> None:
@@ -212,6 +216,10 @@ class LogNormal(Levels):
     and Improving the Training Dynamics of Diffusion Models, Karras et al., 2024.
     """
 
+    center: Tensor
+    spread: Tensor
+    ends: Tensor
+
     @strict
     def __init__(
         self,
@@ -235,7 +243,8 @@ class LogNormal(Levels):
             )
 
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        z = torch.special.ndtri(torch.lerp(*self.ends, u.double()))
+        low, high = self.ends
+        z = torch.special.ndtri(low + u.double() * (high - low))
         return (self.center + self.spread * z).exp().to(u.dtype)
 
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -1,4 +1,4 @@
-r"""The arithmetic of one optimiser step, without Lightning: loss, average of the weights, learning rate, compilation."""
+"""The arithmetic of an optimiser step, without Lightning: loss, average of the weights, learning rate, compilation."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class CompiledSteps:
         optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
         self._run = torch.compile(self._steps, fullgraph=True, dynamic=False)
 
-    def __call__(self, batches: Sequence[Tensor], *, rates: Tensor, shares: Tensor) -> Float[Tensor, "steps"]:
+    def __call__(self, batches: Sequence[Tensor], *, rates: Tensor, shares: Tensor) -> Float[Tensor, steps]:
         """Take the steps.
 
         Args:

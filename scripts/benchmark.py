@@ -189,7 +189,9 @@ def exact_scores(console: Console) -> None:
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "points.npy", TwoGaussians().sample(2000, generator=generator).numpy())
-        targets = {option.stem: make_target(option.stem, folder) for option in (config_folder() / "distribution").glob("*")}
+        targets = {
+            option.stem: make_target(option.stem, folder) for option in (config_folder() / "distribution").glob("*")
+        }
     for name, target in sorted(targets.items()):
         x = target.sample(10_000, generator=generator)
         times = [milliseconds(lambda s=s, x=x, t=target: t.score(x, s)) for s in (0.1, torch.full((10_000,), 0.1))]

@@ -5,7 +5,17 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from ncsn_lightning import MLP, Energy, FiLM, FourierEmbedding, Preconditioned, Raw, Scaled, SinusoidalEmbedding, Unconditional
+from ncsn_lightning import (
+    MLP,
+    Energy,
+    FiLM,
+    FourierEmbedding,
+    Preconditioned,
+    Raw,
+    Scaled,
+    SinusoidalEmbedding,
+    Unconditional,
+)
 
 SCORES = [Raw, Scaled, Unconditional, Preconditioned, Energy]
 

@@ -16,7 +16,11 @@ SCRIPT = Path(__file__).parent / "ranks.py"
 
 def train(folder, devices):
     run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(devices)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(SCRIPT), str(folder), str(devices)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
@@ -26,7 +30,9 @@ def test_two_gloo_ranks_equal_one(tmp_path):
     one, two = (train(tmp_path / str(devices), devices) for devices in (1, 2))
     assert one["global_step"] == two["global_step"] == 100
     for name, value in one["state_dict"].items():
-        torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            two["state_dict"][name], value, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
     summaries = [json.loads((tmp_path / d / "summary.json").read_text()) for d in ("1", "2")]
     assert summaries[1]["metrics"]["score_error"] == pytest.approx(summaries[0]["metrics"]["score_error"], rel=1e-2)
 

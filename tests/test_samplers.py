@@ -86,7 +86,9 @@ def test_base_step_is_the_ratio_over_the_last_variance(generator):
     by_c, by_a = AnnealedLangevin(base_step=1e-3), AnnealedLangevin(step_ratio=0.1)
     assert by_c.ratio(sigmas) == pytest.approx(0.1)
     x = torch.randn(10, 2, generator=generator)
-    first, second = (s(gaussian_score(1.0), x, sigmas, generator=torch.Generator().manual_seed(0)) for s in (by_c, by_a))
+    first, second = (
+        s(gaussian_score(1.0), x, sigmas, generator=torch.Generator().manual_seed(0)) for s in (by_c, by_a)
+    )
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +114,9 @@ def test_gradients_stay_on_between_states():
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("sampler", [AnnealedLangevin(step_ratio=0.1, steps_per_level=7, denoise=True), Langevin(step=0.1)])
+@pytest.mark.parametrize(
+    "sampler", [AnnealedLangevin(step_ratio=0.1, steps_per_level=7, denoise=True), Langevin(step=0.1)]
+)
 def test_evaluations_are_counted_right(sampler):
     calls = 0
 

@@ -86,7 +86,7 @@ def test_wrong_values_are_named(kind, arguments, words):
 
 
 def test_all_wrong_arguments_are_said_at_once():
-    with pytest.raises(ValueError, match="(?s)sigma_min.*sigma_max.*num_levels"):
+    with pytest.raises(ValueError, match=r"(?s)sigma_min.*sigma_max.*num_levels"):
         Geometric(sigma_min=-1.0, sigma_max=0.0, num_levels=0)
 
 

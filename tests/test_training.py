@@ -48,7 +48,9 @@ def test_block_size_never_changes_a_number(configure, recipe):
 
 def test_steps_mean_optimiser_steps_everywhere(configure, tmp_path):
     """The x axis, the scheduler, the checkpoint and the stream count the same steps, though blocks are of 30."""
-    config = configure("data.block_size=30", "module.log_every_n_steps=25", "~callbacks.figures", "data.block_ends=[25]")
+    config = configure(
+        "data.block_size=30", "module.log_every_n_steps=25", "~callbacks.figures", "data.block_ends=[25]"
+    )
     job = fit(config)
     rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
     header, rows = rows[0], rows[1:]

@@ -6,13 +6,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from ..arguments import Positive, strict
 from ..module import NCSN
 
 
-class Diverged(RuntimeError):
+class Diverged(RuntimeError):  # noqa: N818  (it names the status of a run)
     """The loss or the weights are not finite, or the loss has run away."""
 
 
@@ -52,5 +51,5 @@ class DivergenceGuard(L.Callback):
 
 
 def _finite(module: NCSN) -> bool:
-    norms: list[Tensor] = torch._foreach_norm([p.detach() for p in module.parameters()])
-    return bool(torch.stack(norms).isfinite().all())
+    norms = torch._foreach_norm([p.detach() for p in module.parameters()])
+    return bool(torch.stack(list(norms)).isfinite().all())

@@ -68,7 +68,7 @@ class SamplesAndFigures(L.Callback):
         assert isinstance(pl_module, NCSN)
         step = trainer.global_step
         if step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero:
-            *_, samples = self._walk(pl_module)
+            samples = self._walk(pl_module)[-1]
             self._publish(trainer, "samples", plotting.plot_samples(self.distribution, samples))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

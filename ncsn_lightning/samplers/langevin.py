@@ -2,8 +2,8 @@ r"""Langevin dynamics, unadjusted, in one convention everywhere:
 
 $$x \leftarrow x + \alpha\, s(x, \sigma) + \sqrt{2\alpha}\, z$$
 
-(Song & Ermon's Algorithm 1 writes α/2 for this α.) On N(0, v) its stationary variance is $v / (1 - \alpha / 2v)$, so the
-step relative to the level, $a = \alpha/\sigma^2$, must stay below 2.
+(Song & Ermon's Algorithm 1 writes α/2 for this α.) On N(0, v) its stationary variance is $v / (1 - \alpha / 2v)$, so
+the step relative to the level, $a = \alpha/\sigma^2$, must stay below 2.
 """
 
 from __future__ import annotations
@@ -68,11 +68,14 @@ class AnnealedLangevin(Sampler):
         self.base_step = base_step
         self.steps_per_level = steps_per_level
 
-    def ratio(self, sigmas: Float[Tensor, "levels"]) -> float:
+    def ratio(self, sigmas: Float[Tensor, levels]) -> float:
         """a = α/σ² on this ladder."""
-        return self.step_ratio if self.base_step is None else self.base_step / float(sigmas[-1]) ** 2
+        if self.step_ratio is not None:
+            return self.step_ratio
+        assert self.base_step is not None
+        return self.base_step / float(sigmas[-1]) ** 2
 
-    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+    def check(self, sigmas: Float[Tensor, levels]) -> None:
         ratio = self.ratio(sigmas)
         if not ratio < 2:
             limit = 2 * float(sigmas[-1]) ** 2
@@ -85,7 +88,7 @@ class AnnealedLangevin(Sampler):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
+        sigmas: Float[Tensor, levels],
         index: int,
         *,
         generator: torch.Generator | None,
@@ -119,7 +122,7 @@ class Langevin(Sampler):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
+        sigmas: Float[Tensor, levels],
         index: int,
         *,
         generator: torch.Generator | None,

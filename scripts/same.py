@@ -1,0 +1,67 @@
+"""Prove a refactor: 200 training steps at another revision and here give the same weights, bit for bit.
+
+make same REF=main
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RECIPES = {
+    "default": ["experiment=default", "weighting=learned"],
+    "primer": ["experiment=primer"],
+}
+SHORT = [
+    "logger=csv",
+    "trainer.max_steps=200",
+    "callbacks.figures.num_samples=100",
+    "sampler.steps_per_level=5",
+    "score_test.num_points=256",
+]
+
+
+def weights(tree: Path, recipe: list[str], folder: Path) -> dict[str, torch.Tensor]:
+    """Train with the code in `tree` and return everything that its last checkpoint holds of the module."""
+    command = [sys.executable, str(tree / "scripts/train.py"), *recipe, *SHORT, f"hydra.run.dir={folder}"]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def differences(here: dict[str, torch.Tensor], there: dict[str, torch.Tensor]) -> list[str]:
+    """One line for each tensor that is missing on a side or differs."""
+    lines = [f"{name}: only on one side" for name in here.keys() ^ there.keys()]
+    for name in here.keys() & there.keys():
+        if not torch.equal(here[name], there[name]):
+            gap = (here[name].double() - there[name].double()).abs().max()
+            lines.append(f"{name}: differs by up to {gap:.3g}")
+    return sorted(lines)
+
+
+def main() -> None:
+    reference = sys.argv[1] if len(sys.argv) > 1 else "main"
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "tree"
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(tree), reference], check=True)
+        try:
+            for name, recipe in RECIPES.items():
+                here = weights(ROOT, recipe, Path(scratch) / f"{name}-here")
+                there = weights(tree, recipe, Path(scratch) / f"{name}-there")
+                lines = differences(here, there)
+                failed |= bool(lines)
+                print(f"{name}: {'the same' if not lines else 'different'} ({len(here)} tensors)", *lines, sep="\n  ")
+        finally:
+            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(tree)], check=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""W&B never blocks and its offline run can be read back; the other loggers get their media."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import wandb
+
+from ncsn_lightning import jobs, loggers
+
+LEET = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json"]
+
+
+def inspect(run, *flags):
+    out = subprocess.run([*LEET, *flags, str(run)], capture_output=True, text=True, timeout=120, check=False)
+    assert out.returncode == 0, out.stderr
+    return out.stdout
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """A small offline W&B run, trained as a process with neither key nor network."""
+    folder = tmp_path_factory.mktemp("wandb") / "run"
+    small = [
+        "network.hidden_dims=[16,16]",
+        "trainer.max_steps=100",
+        "data.batch_size=64",
+        "data.steps_per_epoch=50",
+        "callbacks.figures.num_samples=50",
+        "sampler.steps_per_level=2",
+        "weighting=learned",
+        "group=a-group",
+    ]
+    script = Path(__file__).parents[1] / "scripts/train.py"
+    started = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, str(script), *small, f"hydra.run.dir={folder}"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder, run.stdout + run.stderr, time.monotonic() - started
+
+
+def test_the_sync_command_is_said_once_and_works_from_its_folder(offline):
+    folder, output, _ = offline
+    lines = [line for line in output.splitlines() if "wandb sync" in line]
+    assert len(lines) == 1
+    assert Path(lines[0].split("wandb sync ")[1]).is_dir()
+    assert folder.name in lines[0]
+
+
+def test_an_offline_run_holds_metrics_media_tables_and_config(offline):
+    (run,) = (offline[0] / "wandb").glob("offline-run-*")
+    everything = inspect(run)
+    for key in ("loss/train", "loss/validation", "score_error", "figures/samples", "figures/annealing", "samples"):
+        assert key in everything, key
+    for key in ("score_error_per_level", "figures/score_field", "figures/learned_weighting", "lr-Adam"):
+        assert key in everything, key
+    summary = json.loads(inspect(run, "--summary"))
+    text = json.dumps(summary)
+    assert "final/score_error" in text
+    media = {path.suffix for path in run.rglob("media/**/*") if path.is_file()}
+    assert {".png", ".gif", ".json"} <= media
+
+
+def test_nothing_of_wandb_lies_outside_the_run(offline):
+    folder = offline[0]
+    assert not (Path.cwd() / "wandb").exists()
+    assert (folder / "wandb").is_dir()
+
+
+def test_an_unreachable_server_is_given_up_soon(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(loggers, "CONNECT_SECONDS", 3)
+    started = time.monotonic()
+    logger = loggers.WandbRun(project="p", folder=str(tmp_path), run_id="r", name="n")
+    wandb.finish()
+    wandb.teardown()
+    assert time.monotonic() - started < 20
+    assert logger.experiment.offline
+    assert "did not answer" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+def test_other_loggers_get_metrics_and_pictures(kind, configure, tmp_path):
+    pytest.importorskip({"tensorboard": "tensorboard", "mlflow": "mlflow"}[kind])
+    job = jobs.build(configure(f"logger={kind}", f"paths.root={tmp_path}"), overrides=[])
+    jobs.fit(job)
+    assert (tmp_path / "run/metrics.csv").stat().st_size > 0
+    if kind == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+        events.Reload()
+        assert [e.step for e in events.Scalars("loss/train")] == [50, 100]
+        assert "figures/samples" in events.Tags()["images"]
+    else:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        (run,) = client.search_runs([client.get_experiment_by_name("ncsn-lightning").experiment_id])
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == [50, 100]
+        assert "figures/samples.png" in {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
