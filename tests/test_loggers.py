@@ -90,6 +90,7 @@ def test_an_unreachable_server_is_given_up_soon(tmp_path, monkeypatch, caplog):
     assert "did not answer" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlflow's own use of sqlalchemy
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
 def test_other_loggers_get_metrics_and_pictures(kind, configure, tmp_path):
     pytest.importorskip({"tensorboard": "tensorboard", "mlflow": "mlflow"}[kind])
