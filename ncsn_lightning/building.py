@@ -9,43 +9,41 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from hydra.utils import get_object
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
+from torch import nn
 
-from .configuration import NODE
+from .configuration import NODE, Refusal, nearest
 from .distributions import Distribution
-from .networks import Embedding, Network
-from .objectives import Objective, Weighting
 from .samplers import Sampler
-from .schedules import Levels, Schedule
-from .scores import ScoreModel
 
-Known = (
-    Distribution,
-    Schedule,
-    Levels,
-    Weighting,
-    Objective,
-    Embedding,
-    Network,
-    ScoreModel,
-    Sampler,
-    torch.optim.Optimizer,
-    torch.nn.Module,
-    L.Callback,
-    L.LightningDataModule,
-    Logger,
-)
+MODEL_KINDS = (nn.Module, Sampler)
+"""Kinds of class that a trained network is rebuilt from."""
 
+KINDS = (*MODEL_KINDS, torch.optim.Optimizer, L.Callback, L.LightningDataModule, Logger)
+"""Kinds of class that a training is rebuilt from."""
 
-class Refusal(ValueError):
-    """A configuration that cannot run; one line for each wrong value."""
+REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError, MisconfigurationException)
+"""How constructors say that their arguments are wrong."""
+
+AUTOMATIC: dict[str, Callable[[Distribution], float]] = {
+    "sigma_max": lambda target: target.diameter,
+    "sigma_min": lambda target: min(0.01, target.scale / 10),
+    "sigma_data": lambda target: target.sigma_data,
+}
+"""What `auto` means: the data diameter (Song & Ermon 2020, Technique 1), the smaller of .01 and a tenth of the target's
+smallest scale, and the data's deviation per dimension (Karras et al. 2022)."""
 
 
 class _Broken:
@@ -60,112 +58,195 @@ class Builder:
 
     Args:
         config: a plain configuration.
-        trust: whose classes may be named: packages, or None for any (one's own command line).
+        trust: packages whose classes may be named, or None for anything at all (one's own command line).
+        kinds: of these, where only some packages are trusted.
+        given: values by their path, in place of the configuration's.
     """
 
-    def __init__(self, config: dict[str, Any], *, trust: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        trust: tuple[str, ...] | None = None,
+        kinds: tuple[type, ...] = KINDS,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
         self.config = OmegaConf.create(config)
-        self.trust = trust
-        self.built: dict[str, Any] = {}
+        self.trust, self.kinds = trust, kinds
+        self.built: dict[str, Any] = dict(given or {})
         self.refused: dict[str, None] = {}
 
-    def build(self, path: str) -> Any:
+    def build(self, path: str, kind: type = object) -> Any:
         """The object of the node at `path`, made once; a refused one is noted and stands in as broken."""
+        path = self._origin(path)
         if path not in self.built:
-            self.built[path] = self._value(OmegaConf.select(self.config, path), path)
-        return self.built[path]
+            self.built[path] = self._build(path)
+        built = self.built[path]
+        if not isinstance(built, kind | _Broken):
+            self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}", broken=path)
+            return _BROKEN
+        return built
 
-    def refuse(self, line: str) -> None:
-        """Note one wrong value."""
+    def build_members(self, path: str, kind: type) -> list[Any]:
+        """The objects of a node that holds several by name, such as callbacks; none where there is no such node."""
+        members = self.build(path, dict) if self.config.get(path) is not None else {}
+        return [self.build(f"{path}.{name}", kind) for name in members] if isinstance(members, dict) else []
+
+    def refuse(self, line: str, *, broken: str | None = None) -> None:
+        """Note one wrong value; that at the path `broken` then counts as refused wherever it is used."""
         self.refused[line] = None
+        if broken:
+            self.built[broken] = _BROKEN
+
+    def attempt(self, label: str, action: Callable[[], Any]) -> Any:
+        """What `action` returns; None where it raises, which is noted as `label` and the message."""
+        try:
+            return action()
+        except REFUSALS as error:
+            self.refuse(f"{label}{_first_line(error)}")
+            return None
 
     def check(self) -> None:
         """Raise all that was refused, a line each."""
         if self.refused:
             raise Refusal("\n".join(self.refused))
 
-    def _value(self, node: Any, path: str) -> Any:
+    def settled(self) -> dict[str, Any]:
+        """The plain configuration, automatic values filled in."""
+        settled = OmegaConf.to_container(self.config, resolve=False)
+        assert isinstance(settled, dict)
+        return {str(key): value for key, value in settled.items()}
+
+    def _origin(self, path: str) -> str:
+        """The path where a value is written, through `${…}` after `${…}`: what a user would type to change it."""
+        *parents, key = re.split(r"[.\[]", path.replace("]", ""))
+        try:
+            node = OmegaConf.select(self.config, ".".join(parents)) if parents else self.config
+            values: Any = OmegaConf.to_container(node, resolve=False)
+            raw = values[int(key) if isinstance(values, list) else key]
+        except (OmegaConfBaseException, LookupError, ValueError):  # no such node, about which `_build` has more to say
+            return path
+        found = NODE.match(raw) if isinstance(raw, str) else None
+        return self._origin(found[1]) if found else path
+
+    def _build(self, path: str) -> Any:
+        try:
+            node = OmegaConf.select(self.config, path, default=_BROKEN, throw_on_missing=True)
+        except MissingMandatoryValue:
+            self.refuse(f"{path}: missing; give {path}=…")
+            return _BROKEN
+        except OmegaConfBaseException as error:
+            self.refuse(f"{path}: {_first_line(error)}")
+            return _BROKEN
+        if node is _BROKEN:
+            self.refuse(f"{path}: missing, yet needed; leave it in")
         if isinstance(node, DictConfig):
-            arguments = {str(key): self._argument(node, str(key), path) for key in node}
-            return self._call(arguments, node, path) if "_target_" in arguments else arguments
+            arguments = {key: self.build(f"{path}.{key}") for key in map(str, node)}
+            return self._call(arguments, path) if "_target_" in arguments else arguments
         if OmegaConf.is_list(node):
-            return [self._value(item, path) for item in node]
+            return [self.build(f"{path}[{index}]") for index in range(len(node))]
         return node
 
-    def _argument(self, node: DictConfig, key: str, path: str) -> Any:
-        source = _source(node, key)
-        return self._value(node[key], f"{path}.{key}") if source is None else self.build(source)
-
-    def _call(self, arguments: dict[str, Any], node: DictConfig, path: str) -> Any:
+    def _call(self, arguments: dict[str, Any], path: str) -> Any:
         target = self._resolve(arguments.pop("_target_"), path)
         partial = arguments.pop("_partial_", False)
-        if target is _BROKEN:
+        if target is _BROKEN or self._unknown_arguments(target, arguments, path):
             return _BROKEN
-        broken = {key for key, value in arguments.items() if value is _BROKEN}
         if partial:
             return self._partial(target, arguments, path)
+        broken = {key for key, value in arguments.items() if _is_broken(value)}
         try:
             built = target(**arguments)
             return _BROKEN if broken else built
         except ValidationError as error:
-            for item in error.errors():
-                if not broken & set(map(str, item["loc"])):
-                    argument = ".".join(map(str, item["loc"]))
-                    self.refuse(_explain(_source(node, argument) or f"{path}.{argument}", item))
-        except (TypeError, ValueError, OSError, AttributeError, RuntimeError) as error:
+            for argument, items in _by_argument(error).items():
+                if argument.partition("[")[0] not in broken:
+                    self.refuse(_explain(self._origin(f"{path}.{argument}"), items))
+        except REFUSALS as error:
             if not broken:
-                self.refuse(f"{path}: {_first_line(error)}")
+                self.refuse(self._relabel(_first_line(error), arguments, path))
         return _BROKEN
 
-    def _partial(self, target: Any, arguments: dict[str, Any], path: str) -> Any:
-        known = inspect.signature(target).parameters
-        for key in arguments.keys() - known.keys():
-            self.refuse(f"{path}.{key}: {target.__name__} has no such argument; it has {', '.join(known)}")
-        return functools.partial(target, **arguments)
+    def _unknown_arguments(self, target: Any, arguments: dict[str, Any], path: str) -> bool:
+        try:
+            known = inspect.signature(target).parameters
+        except (TypeError, ValueError):  # some callables do not tell
+            return False
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            return False
+        unknown = arguments.keys() - known.keys()
+        for key in sorted(unknown):
+            self.refuse(f"{path}.{key}={_short(arguments[key])}: no such argument; {nearest(key, list(known))}")
+        return bool(unknown)
 
-    def _resolve(self, name: str, path: str) -> Any:
-        """The class that a node names, if it may be named."""
-        if self.trust is not None and name.split(".")[0] not in {package.split(".")[0] for package in self.trust}:
-            self.refuse(f"{path}._target_={name}: outside {', '.join(self.trust)}; nothing of it was loaded")
+    def _partial(self, target: Any, arguments: dict[str, Any], path: str) -> Any:
+        defaults = {key: parameter.default for key, parameter in inspect.signature(target).parameters.items()}
+        wrong = [key for key, value in arguments.items() if _is_number(defaults.get(key)) and not _is_number(value)]
+        for key in wrong:
+            self.refuse(f"{self._origin(f'{path}.{key}')}={_short(arguments[key])}: should be a finite number")
+        return _BROKEN if wrong or _is_broken(arguments) else functools.partial(target, **arguments)
+
+    def _relabel(self, message: str, arguments: dict[str, Any], path: str) -> str:
+        """A constructor's own message, `argument=value …`, under the name that a command line has for it."""
+        argument, equals, rest = message.partition("=")
+        known = equals and argument in arguments
+        return f"{self._origin(f'{path}.{argument}')}={rest}" if known else f"{path}: {message}"
+
+    def _resolve(self, name: Any, path: str) -> Any:
+        """The class that a node names, if it may be named; nothing outside the trusted packages is even imported."""
+        label = f"{path}._target_={name}"
+        if self.trust is not None and not _lies_in(str(name), self.trust):
+            self.refuse(f"{label}: outside {', '.join(self.trust)} and not loaded; trust=… if you trust its author")
             return _BROKEN
         try:
             target = get_object(name)
-        except (ImportError, AttributeError, ValueError) as error:
-            self.refuse(f"{path}._target_={name}: {_first_line(error)}")
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            self.refuse(f"{label}: {_first_line(error)}")
             return _BROKEN
-        if self.trust is not None and not (_is_known(target) and _lies_in(target, self.trust)):
-            self.refuse(f"{path}._target_={name}: no class of a known kind from {', '.join(self.trust)}")
+        if self.trust is not None and not (
+            isinstance(target, type) and issubclass(target, self.kinds) and _lies_in(target.__module__, self.trust)
+        ):
+            self.refuse(f"{label}: no class that may be named here, and not called; use a run of your own")
             return _BROKEN
         return target
 
 
-def _is_known(target: Any) -> bool:
-    return isinstance(target, type) and issubclass(target, Known)
+def _lies_in(name: str, packages: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
-def _lies_in(target: type, packages: tuple[str, ...]) -> bool:
-    return any(f"{target.__module__}.".startswith(f"{package}.") for package in packages)
+def _is_broken(value: Any) -> bool:
+    """Whether an argument is broken or contains what is."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is _BROKEN or any(map(_is_broken, parts))
 
 
-def _source(node: DictConfig, key: str) -> str | None:
-    """The path `a.b` of an argument that is given as `${a.b}`; None for one with a value of its own."""
-    raw = OmegaConf.to_container(node, resolve=False).get(key)  # type: ignore[union-attr]
-    match = NODE.match(raw) if isinstance(raw, str) else None
-    return match[1] if match else None
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _explain(key: str, item: Any) -> str:
+def _by_argument(error: ValidationError) -> dict[str, list[Any]]:
+    """What was refused, by argument: `name`, or `name[index]` inside a list; a union has a refusal for each member."""
+    items: dict[str, list[Any]] = {}
+    for item in error.errors():
+        name, *inside = item["loc"]
+        label = f"{name}{''.join(f'[{part}]' for part in inside if isinstance(part, int))}"
+        items.setdefault(label, []).append(item)
+    return items
+
+
+def _explain(key: str, items: list[Any]) -> str:
     """One line for one refused argument: key, value, remedy."""
-    if item["type"] == "unexpected_keyword_argument":
-        return f"{key}: no such argument; remove it"
-    if item["type"] == "missing_keyword_only_argument":
-        return f"{key}: missing; give it a value"
-    message = item["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"{key}={_short(item['input'])}: {message}"
+    if items[0]["type"] == "missing_keyword_only_argument":
+        return f"{key}: missing; give {key}=…"
+    wishes = [item["msg"].removeprefix("Input ").removeprefix("Value error, ") for item in items]
+    if key.rpartition(".")[2] in AUTOMATIC:
+        wishes.append("auto")
+    return f"{key}={_short(items[0]['input'])}: {' or '.join(wishes)}"
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value) if isinstance(value, str | float | int | list | None) else type(value).__name__
     return text if len(text) < 60 else f"{text[:57]}…"
 
 
@@ -174,26 +255,19 @@ def _first_line(error: BaseException) -> str:
 
 
 def fill_automatic(builder: Builder) -> None:
-    """Put numbers in the place of every `auto` that the target determines.
-
-    `sigma_max` is the data diameter (Song & Ermon 2020, Technique 1), `sigma_data` the data's deviation per dimension,
-    `sigma_min` the smaller of .01 and a tenth of the target's smallest scale.
-    """
-    target = builder.build("distribution")
-    if isinstance(target, _Broken):
-        return
-    automatic = {
-        "sigma_max": lambda: target.diameter,
-        "sigma_min": lambda: min(0.01, target.scale / 10),
-        "sigma_data": lambda: target.sigma_data,
-    }
-    _fill(builder.config, automatic)
+    """Put numbers in the place of every `auto` that the target determines."""
+    target = builder.build("distribution", Distribution)
+    _fill(builder, builder.config, "", None if isinstance(target, _Broken) else target)
 
 
-def _fill(node: DictConfig, automatic: dict[str, Any]) -> None:
-    for key in node:
-        raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[call-overload, index]
-        if raw == "auto" and key in automatic:
-            node[key] = float(f"{automatic[str(key)]():.6g}")
-        elif isinstance(raw, dict):
-            _fill(node[key], automatic)
+def _fill(builder: Builder, node: DictConfig, path: str, target: Distribution | None) -> None:
+    values: Any = OmegaConf.to_container(node, resolve=False)
+    for key, raw in values.items():
+        here = f"{path}.{key}".lstrip(".")
+        if isinstance(raw, dict):
+            _fill(builder, node[key], here, target)
+        elif raw == "auto" and key in AUTOMATIC:
+            if target is None:
+                builder.built[here] = _BROKEN
+            else:
+                node[key] = float(f"{AUTOMATIC[key](target):.6g}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,15 +37,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # how torch says that a file cannot be written
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_checkpoint(path, map_location=map_location)
+        return _load(Path(path), map_location=map_location)
 
 
-def read_checkpoint(path: Path | str, *, map_location: Any = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Load a checkpoint of this program as plain data.
 
     Raises:
@@ -54,20 +57,24 @@ def read_checkpoint(path: Path | str, *, map_location: Any = "cpu") -> dict[str,
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"checkpoint={path}: no such file; give a run's folder or one of its checkpoints/*.ckpt"
-        )
+        raise FileNotFoundError(f"{path}: no such file; give a run's folder or one of its checkpoints/*.ckpt")
+    checkpoint = _load(path, map_location="cpu")
+    parts = {"config": dict, "state_dict": dict, "global_step": int}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in parts.items()):
+        raise ValueError(f"{path}: not written by ncsn-lightning; use one that this program wrote")
+    return checkpoint
+
+
+def _load(path: Path, *, map_location: Any) -> Any:
+    """The data in a file; whatever is not data stays unread."""
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"checkpoint={path}: it holds more than data and is not loaded; use one that this program wrote"
+            f"{path}: it holds more than data and is not loaded; use one that this program wrote"
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise ValueError(f"checkpoint={path}: truncated or no checkpoint; use another one of the run") from error
-    if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
-        raise ValueError(f"checkpoint={path}: not written by ncsn-lightning; use one that this program wrote")
-    return checkpoint
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(f"{path}: truncated or no checkpoint; use another one of the run") from error
 
 
 def remove_parts(folder: Path) -> None:

@@ -5,32 +5,39 @@ Torch is imported only once a configuration stands, so that help and refusals an
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from .configuration import config_folder, nearest, plain, walk
+from .configuration import Refusal, config_folder, packages, plain
+from .overrides import refused_overrides
 
 log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig], Any]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a file system that takes no more."""
+
 
 def train() -> None:
     """Train a network: `ncsn-train group=option key=value …`, `-m` for a sweep, `resume=FOLDER` to go on."""
     if any(argument.startswith("resume=") for argument in sys.argv[1:]):
-        _guarded(lambda: _resume(sys.argv[1:]))
+        _guarded("train", lambda: _resume(sys.argv[1:]))
     else:
         _run("train", _train)
 
@@ -46,89 +53,165 @@ def sample() -> None:
 
 
 def _train(cfg: DictConfig) -> float:
-    from . import jobs
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    with _last_word(folder):
+        from . import jobs
 
-    hydra_config = HydraConfig.get()
-    config = plain(cfg)
-    folder = Path(config["paths"]["folder"])
-    config["run_id"] = folder.name
-    if hydra_config.mode == RunMode.MULTIRUN:
-        config["group"] = config["group"] or Path(hydra_config.sweep.dir).name
-        if cfg.trainer.get("strategy") == "ddp":
-            raise ValueError(
-                "trainer.strategy=ddp: every rank would start the whole sweep anew; use trainer.strategy=ddp_spawn, "
-                "or run the jobs one by one"
-            )
-    try:
-        return jobs.train(config, overrides=list(hydra_config.overrides.task))
-    except jobs.Refusal:
-        _forget(folder)
-        raise
-    except BaseException:
-        log.exception("this job failed")
-        raise
+        config, in_sweep = plain(cfg), settings.mode == RunMode.MULTIRUN
+        config["run_id"] = "-".join(folder.parts[-2:])
+        if in_sweep:
+            config["group"] = config["group"] or Path(settings.sweep.dir).name
+        return jobs.train(config, overrides=list(settings.overrides.task), in_sweep=in_sweep)
 
 
 def _evaluate(cfg: DictConfig) -> None:
-    from . import jobs
+    from . import evaluation
 
-    jobs.evaluate(plain(cfg))
+    evaluation.evaluate(plain(cfg))
 
 
 def _sample(cfg: DictConfig) -> None:
-    from . import jobs
+    from . import evaluation
 
-    jobs.sample(plain(cfg))
+    evaluation.sample(plain(cfg))
 
 
 def _resume(arguments: list[str]) -> None:
-    from . import jobs
-
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if len(given) < len(arguments) or not given.keys() <= {"resume", "trust"}:
-        raise ValueError(
-            f"resume: a run goes on with its own configuration; leave out {' '.join(a for a in arguments if not a.startswith(('resume=', 'trust=')))}"
-        )
+    given = dict(argument.split("=", 1) for argument in arguments if argument.startswith(("resume=", "trust=")))
+    if others := [argument for argument in arguments if argument.partition("=")[0] not in given]:
+        raise Refusal(f"{' '.join(others)}: a resumed run has its own configuration; leave this out")
     folder = Path(given["resume"]).absolute()
     if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"resume={given['resume']}: no run's folder (it has no config.yaml); give one of outputs/runs")
-    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
+        raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
-    jobs.resume(folder, trust=tuple(filter(None, given.get("trust", "").split(","))))
+    with _last_word(folder):
+        from . import jobs
+
+        jobs.resume(folder, trust=packages(given.get("trust", "")))
 
 
-def _run(name: str, task: Task) -> None:
+def _run(command: str, task: Task) -> None:
     """Hand the command line to Hydra, and take back whatever it refuses."""
+
+    def quiet(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other jobs run on
+                log.error("%s", _one_line(error))
+                raise
+            sys.exit(_one_line(error))
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, not to its own printer
-    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)
-    _guarded(main)
-
-
-def _guarded(command: Callable[[], Any]) -> None:
+    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
     try:
-        command()
+        _guarded(command, main)
+    finally:
+        FoldersBefore.tidy()
+
+
+def _guarded(command: str, action: Callable[[], Any]) -> None:
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
+    try:
+        action()
     except KeyboardInterrupt:
         sys.exit("interrupted")
+    except Refusal as error:
+        sys.exit(str(error))
+    except (HydraException, ValueError) as error:
+        sys.exit("\n".join(refused_overrides(command, sys.argv[1:])) or _one_line(error))
     except Exception as error:
         sys.exit(_one_line(error))
 
 
 def _one_line(error: BaseException) -> str:
     """What was wrong, for the user: a line for each wrong value."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option}: no such option; {nearest(option, list(error.options or []))}"
-    return str(error) or type(error).__name__
+    if isinstance(error, Refusal):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return _system_line(error)
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    line = " ".join(str(error).split())
+    ours = isinstance(error, ValueError | OSError) or type(error).__module__.startswith(f"{__package__}.")
+    return line if ours and line else "; ".join([f"{type(error).__name__}: {line}", *getattr(error, "__notes__", ())])
 
 
-def _forget(folder: Path) -> None:
-    """Remove what Hydra wrote for a job that was refused, and the folders that this leaves empty."""
-    if (folder / "config.yaml").exists() or "LOCAL_RANK" in os.environ:
-        return
-    logging.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.parents:
+def _system_line(error: OSError) -> str:
+    if error.errno in FULL:
+        return f"{error.filename or 'a file'}: {error.strerror}; make room"
+    places = ("paths.root=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=", "out=")
+    place = next((argument for argument in sys.argv[1:] if argument.startswith(places)), error.filename)
+    return f"{place}: cannot be used ({error.strerror}: {error.filename}); choose another place"
+
+
+@contextmanager
+def _last_word(folder: Path) -> Iterator[None]:
+    """Where a job ends badly: no folder if it was refused, else the traceback in its log."""
+    try:
+        yield
+    except Refusal:
+        FoldersBefore.forget(folder)
+        raise
+    except BaseException as error:
+        _log_traceback()
+        error.add_note(f"the traceback is in {folder / 'train.log'}")
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(f"{folder}: {error.strerror}; make room, then go on with resume={folder}") from error
+        raise
+
+
+def _log_traceback() -> None:
+    """Into the files alone: the console has its one line."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), sys.exc_info())
+    for handler in _log_files():
+        handler.handle(record)
+
+
+def _log_files() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+
+
+class FoldersBefore(Callback):
+    """Hydra's callback that notes what there was before it made a run's folder: a refused run leaves nothing else."""
+
+    found: ClassVar[set[Path]] = set()
+    sweep: ClassVar[Path | None] = None
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)  # of which the folder's name is made; Hydra does it a moment later
+        self._note(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        FoldersBefore.sweep = self._note(config, "hydra.sweep.dir")
+
+    @staticmethod
+    def _note(config: DictConfig, key: str) -> Path | None:
         try:
+            folder = Path(OmegaConf.select(config, key)).absolute()
+        except OmegaConfBaseException:  # Hydra is about to refuse this name itself
+            return None
+        FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
+        return folder
+
+    @classmethod
+    def forget(cls, folder: Path) -> None:
+        """Remove a folder and the parents that this leaves empty, as far as they are new."""
+        if folder in cls.found or not cls.found or "LOCAL_RANK" in os.environ:
+            return
+        for handler in _log_files():
+            handler.close()
+            logging.getLogger().removeHandler(handler)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in folder.parents:
+            if parent in cls.found or any(parent.iterdir()):
+                return
             parent.rmdir()
-        except OSError:
-            break
+
+    @classmethod
+    def tidy(cls) -> None:
+        """Remove the folder of a sweep that holds no job."""
+        if cls.sweep and cls.sweep.is_dir() and [path.name for path in cls.sweep.iterdir()] == ["multirun.yaml"]:
+            cls.forget(cls.sweep)

@@ -6,17 +6,21 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 NODE = re.compile(r"^\$\{([\w.]+)\}$")
 """An interpolation of one whole node, `${schedule}`."""
 
-_NO_RESULT = {"callbacks", "group", "logger", "name", "paths", "project", "resume", "tags"}
+_NO_RESULT = {"callbacks", "group", "logger", "name", "paths", "project", "resume", "run_id", "tags"}
 _NO_RESULT_TRAINER = {"accelerator", "devices", "num_nodes", "strategy"}
+
+
+class Refusal(ValueError):  # noqa: N818  (of the user's values; no error of the program)
+    """A configuration that cannot run; one line for each wrong value."""
 
 
 def config_folder() -> Path:
@@ -26,7 +30,11 @@ def config_folder() -> Path:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """A composed configuration without Hydra: what only Hydra can resolve is resolved, other interpolations stay."""
+    """A composed configuration without Hydra: what only Hydra can resolve is resolved, other interpolations stay.
+
+    Raises:
+        Refusal: something cannot be resolved, such as a variable that the environment lacks.
+    """
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     return _without_resolvers(cfg, container, "")
@@ -35,8 +43,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
     if isinstance(node, dict):
         return {key: _without_resolvers(cfg, value, f"{path}.{key}".lstrip(".")) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_resolvers(cfg, value, f"{path}[{index}]") for index, value in enumerate(node)]
     if isinstance(node, str) and re.search(r"\$\{\w+:", node):
-        return OmegaConf.select(cfg, path)
+        try:
+            return OmegaConf.select(cfg, path)
+        except OmegaConfBaseException as error:
+            raise Refusal(f"{path}={node}: {str(error).splitlines()[0]}") from error
     return node
 
 
@@ -48,16 +61,12 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def nearest(word: str, words: list[str]) -> str:
-    """A remark that names the most similar word, or lists all."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(words))}"
+def packages(trust: str | list[str]) -> tuple[str, ...]:
+    """What `trust=a`, `trust=a,b` or `trust=[a,b]` names."""
+    return tuple(re.findall(r"[\w.]+", trust)) if isinstance(trust, str) else tuple(trust)
 
 
-def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a plain configuration with its dotted path."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from walk(value, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, node
+def nearest(word: str, words: list[str], *, prefix: str = "", otherwise: list[str] | None = None) -> str:
+    """A remark that names the most similar word, or lists all (those `otherwise` given)."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"did you mean {prefix}{close[0]}?" if close else f"choose one of {', '.join(sorted(otherwise or words))}"

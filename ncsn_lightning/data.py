@@ -180,12 +180,15 @@ class StreamingDataModule(L.LightningDataModule):
             world_size=world_size,
         )
 
-    def setup(self, stage: str) -> None:
-        """Raises ValueError where the ranks cannot share a batch evenly."""
-        assert self.trainer is not None
-        groups, ranks = self.levels.groups or self.batch_size, self.trainer.world_size
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError where `ranks` processes cannot share a batch evenly."""
+        groups = self.levels.groups or self.batch_size
         if groups % ranks:
             raise ValueError(f"levels.groups={groups} cannot be shared by {ranks} ranks: choose a multiple of {ranks}")
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        self.check_ranks(self.trainer.world_size)
 
     def train_dataloader(self) -> Epoch:
         assert self.trainer is not None

@@ -24,6 +24,7 @@ from .training import (
     OptimizerFactory,
     Trainee,
     WeightedLoss,
+    cuts,
 )
 
 
@@ -45,6 +46,7 @@ class NCSN(L.LightningModule):
 
     Attributes:
         config: the plain configuration of the run, kept in its checkpoints.
+        files: contents of the files that it names, kept likewise, so that a checkpoint alone suffices.
         results: what the callbacks found at the end of the run, for its summary.
     """
 
@@ -76,6 +78,7 @@ class NCSN(L.LightningModule):
         self.log_every_n_steps = log_every_n_steps
         self.register_buffer("loss_sum", torch.zeros(()))
         self.config: dict[str, Any] = {}
+        self.files: dict[str, Tensor] = {}
         self.results: dict[str, Any] = {}
 
     @property
@@ -107,13 +110,9 @@ class NCSN(L.LightningModule):
         return {"loss": losses.mean()}
 
     def _pieces(self, batch: Block) -> list[Block]:
-        """Single steps, or runs of COMPILED_STEPS aligned to the absolute step, so that a resumed run cuts alike."""
-        size = COMPILED_STEPS if self.compiled else 1
-        start, count = self.trainer.global_step, len(batch.x)
-        lone = min(-start % size, count)
-        whole = (count - lone) // size * size
-        cuts = [*range(lone), *range(lone, lone + whole, size), *range(lone + whole, count), count]
-        return [Block(*(field[a:b] for field in batch)) for a, b in pairwise(cuts)]
+        start = self.trainer.global_step
+        ends = cuts(start, start + len(batch.x), size=COMPILED_STEPS if self.compiled else 1)
+        return [Block(*(field[a - start : b - start] for field in batch)) for a, b in pairwise(ends)]
 
     def _eager_step(self, piece: Block) -> Tensor:
         loss = self.loss(self.model, *(field[0] for field in piece)).mean()
@@ -162,7 +161,7 @@ class NCSN(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration, and how far the metrics on disk go with this checkpoint."""
-        checkpoint["config"] = self.config
+        checkpoint["config"], checkpoint["files"] = self.config, self.files
         for logger in self.loggers:
             logger.save()
         checkpoint["metrics_rows"] = sum(logger.rows for logger in self.loggers if isinstance(logger, MetricsCSV))

@@ -8,14 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
-from .building import Builder
+from .building import MODEL_KINDS, Builder
 from .checkpoints import latest_checkpoint, read_checkpoint
 from .distributions import Distribution
 from .samplers import Sampler
 from .schedules import Schedule
 from .scores import ScoreModel
 
-TRUSTED = ("ncsn_lightning", "torch.optim", "lightning")
+PARTS: dict[str, type] = {
+    "distribution": Distribution,
+    "schedule": Schedule,
+    "sampler": Sampler,
+    "score": ScoreModel,
+}
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,32 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
         FileNotFoundError: there is no checkpoint.
         ValueError: it is torn, of another program, or names what it may not.
     """
-    path = Path(path)
+    checkpoint = _read(Path(path))
+    builder = Builder(
+        checkpoint["config"], trust=("ncsn_lightning", *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")
+    )
+    parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
+    builder.check()
+    try:
+        parts["score"].load_state_dict(_under("average.model.", checkpoint["state_dict"]))
+    except RuntimeError as error:
+        raise ValueError(f"run={path}: its weights do not fit its own configuration; use another checkpoint") from error
+    parts["score"].requires_grad_(False)
+    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], **parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, or the furthest whole one of the run there."""
+    torn: list[str] = []
+    newest: Path | None = path
     if path.is_dir():
         newest, torn = latest_checkpoint(path)
-        if newest is None:
-            raise FileNotFoundError("\n".join([f"run={path}: holds no whole checkpoint; give another run", *torn]))
-        path = newest
-    checkpoint = read_checkpoint(path)
-    builder = Builder(checkpoint["config"], trust=(*TRUSTED, *trust))
-    parts = {name: builder.build(name) for name in ("distribution", "schedule", "sampler", "score")}
-    builder.check()
-    score = parts["score"]
-    score.load_state_dict(_under("average.model.", checkpoint["state_dict"]))
-    score.requires_grad_(False)
-    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], **parts)
+    if newest is None:
+        raise FileNotFoundError("\n".join([f"run={path}: holds no whole checkpoint; give another run", *torn]))
+    try:
+        return read_checkpoint(newest)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"run={error}") from error
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -102,6 +102,19 @@ class Trainee:
         torch._foreach_lerp_(self.averages, self.weights, weight=self.average.weight(step))
 
 
+def cuts(start: int, stop: int, *, size: int) -> list[int]:
+    """Where to cut the steps from `start` to `stop`: into whole multiples of `size`, and single steps around them.
+
+    Aligned to the absolute step, so that a resumed run is cut as the undisturbed one.
+
+    >>> cuts(3, 16, size=5)
+    [3, 4, 5, 10, 15, 16]
+    """
+    first = min(stop, -(-start // size) * size)
+    last = max(first, stop // size * size)
+    return [*range(start, first), *range(first, last, size), *range(last, stop), stop]
+
+
 class CompiledSteps:
     """Forward, backward, Adam and average of `COMPILED_STEPS` optimiser steps, compiled as one function.
 

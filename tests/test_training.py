@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ncsn_lightning import jobs
-from ncsn_lightning.training import LearningRate
+from ncsn_lightning.training import LearningRate, cuts
 
 
 def fit(config):
@@ -137,3 +137,30 @@ def test_runs_of_the_same_seed_are_identical_and_of_another_are_not(configure):
     first, again, other = (fit(configure(*QUICK, f"seed={s}", folder=f"{i}")) for i, s in enumerate([3, 3, 4]))
     assert_same(tensors(first), tensors(again))
     assert not torch.equal(first.module.model.network.last.weight, other.module.model.network.last.weight)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
+def test_the_compiled_step_is_the_same_step(configure):
+    """Forward, backward, AdamW, average and learned weighting in one function, against the eager ones.
+
+    The difference is of float32's rounding.
+    """
+    recipe = [*QUICK, "optimizer=adamw", "objective=stable_target", "objective.num_references=8"]
+    recipe += ["network.hidden_dims=[8]", "trainer.max_steps=10"]
+    eager, compiled = (
+        fit(configure(*recipe, f"compile={value}", folder=f"compile-{value}")) for value in ("false", "true")
+    )
+    assert compiled.trainer.global_step == 10
+    for name, value in tensors(eager).items():
+        torch.testing.assert_close(
+            tensors(compiled)[name], value, rtol=2e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("start", [0, 3, 5])
+def test_compiled_runs_are_aligned_to_the_absolute_step(start):
+    """So that a run resumed anywhere is cut as the undisturbed one."""
+    undisturbed, resumed = (list(itertools.pairwise(cuts(first, 40, size=5))) for first in (0, start))
+    aligned = -(-start // 5) * 5
+    assert [run for run in resumed if run[0] >= aligned] == [run for run in undisturbed if run[0] >= aligned]
+    assert [run[1] - run[0] for run in resumed if run[0] < aligned] == [1] * (aligned - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -35,7 +36,9 @@ class DivergenceGuard(L.Callback):
     ) -> None:
         assert isinstance(pl_module, NCSN)
         loss = abs(float(outputs["loss"]))
-        if not loss <= self.factor * self.usual or not _finite(pl_module):
+        if not self.seen:  # a weighting may make any size of loss usual
+            self.usual = max(self.usual, loss)
+        if not math.isfinite(loss) or loss > self.factor * self.usual or not _finite(pl_module):
             raise Diverged(
                 f"diverged by step {trainer.global_step}: loss {loss:.3g}, usual {self.usual:.3g}; "
                 "lower optimizer.lr, or give small σ less weight (weighting=inverse_variance)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..randomness import keyed_generator
 
+
 class Distribution(nn.Module, ABC):
     r"""A 2-D target p whose Gaussian smoothings are known exactly.
 
@@ -44,6 +45,11 @@ class Distribution(nn.Module, ABC):
         self._constant("mean", mean)
         self._constant("covariance", covariance)
 
+    @property
+    def files(self) -> dict[str, Tensor]:
+        """Arguments of the constructor that named files, as what was read: a checkpoint keeps it in their place."""
+        return {}
+
     def _constant(self, name: str, value: Tensor) -> None:
         """Keep a float64 constant that moves with the module and is not part of its state."""
         self.register_buffer(name, value.to(torch.float64), persistent=False)
@@ -57,7 +63,7 @@ class Distribution(nn.Module, ABC):
         """log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n]`."""
 
     def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """∇ₓ log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n, 2]`; by differentiation unless written."""
+        """∇ₓ log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n, 2]`; by differentiation or better."""
         return torch.func.grad(lambda x: self._log_prob(x, sigma).sum())(x)
 
     def log_prob(self, x: Float[Tensor, "*batch 2"], sigma: Tensor | float = 0.0) -> Tensor:
@@ -78,7 +84,7 @@ class Distribution(nn.Module, ABC):
     def _rows(self, x: Tensor, sigma: Tensor | float) -> tuple[torch.Size, Tensor, Tensor]:
         """Broadcast points and levels against each other, flatten the batch, go to float64."""
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
-        shape = torch.broadcast_shapes(x.shape[:-1], level.shape)
+        shape = torch.broadcast_shapes(x.shape[:-1], level.shape)  # type: ignore[no-untyped-call]
         points = x.to(torch.float64).expand(*shape, self.dim).reshape(-1, self.dim)
         return shape, points, level.expand(shape).reshape(-1)
 

@@ -21,6 +21,7 @@ from ..arguments import Positive, strict
 from .base import Distribution
 
 CELLS = ((-2, 0), (-1, 1))  # even and odd columns
+MARGIN = 2.0**-22  # of a cell: float32 rounds no point that keeps it onto an edge, where p may be 0
 SATURATED = 9.0  # Φ(9) = 1 in float64; beyond it the second derivative of log Φ overflows
 
 
@@ -53,7 +54,7 @@ class Checkerboard(Distribution):
         parity = torch.randint(2, (n, 1), device=device, generator=generator)
         column = torch.randint(2, (n, 2), device=device, generator=generator)
         inside = torch.rand(n, 2, dtype=torch.float64, device=device, generator=generator)
-        return (self.edges[parity, column] + self.cell_size * inside).float()
+        return (self.edges[parity, column] + self.cell_size * inside.clamp(MARGIN, 1 - MARGIN)).float()
 
     def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]

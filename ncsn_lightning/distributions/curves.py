@@ -78,20 +78,23 @@ def _nodes(
     t = torch.linspace(start, stop, 1001, dtype=torch.float64)
     fastest = float(_geometry(curve, t)[0].max())
     if (stop - start) / float(width(t).min()) > MAX_NODES:
-        raise ValueError(f"noise: {noise} is too small for a curve of this length; choose a larger one")
+        raise ValueError(f"noise: {noise} in data units is too small for a curve of this length; choose a larger one")
     return graded_rule(start, stop, width=width, rate=fastest * FAR / noise**2)
 
 
 def _geometry(curve: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
     """Speed |c'| and curvature κ of the first piece at `t`, by differentiation."""
-
-    def velocity(t: Tensor) -> Tensor:
-        return torch.func.jvp(lambda t: curve(t)[0], (t,), (torch.ones_like(t),))[1]
-
-    first, second = torch.func.jvp(velocity, (t,), (torch.ones_like(t),))
+    velocity = _derivative(lambda t: curve(t)[0])
+    first, second = velocity(t), _derivative(velocity)(t)
     speed = first.square().sum(-1).sqrt()
     cross = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
     return speed, cross.abs() / speed**3
+
+
+def _derivative(curve: Function) -> Function:
+    """t `[n]` -> c'(t) `[n, 2]`, in reverse mode: torch warns on the first use of its forward mode."""
+    first, second = (torch.func.grad(lambda t, i=i: curve(t)[..., i].sum()) for i in range(2))
+    return lambda t: _pair(first(t), second(t))
 
 
 def _pair(first: Tensor, second: Tensor) -> Tensor:

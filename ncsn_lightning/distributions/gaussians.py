@@ -17,6 +17,8 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 SOFTPLUS_OF_ONE = math.log1p(math.e)
+FFJORD_RADIUS = 4 / math.sqrt(2)
+FFJORD_STD = 0.5 / math.sqrt(2)
 
 # torch.manual_seed(0); (torch.rand(40, 2) - 0.5) * 80 on a CPU: constants, for generators may change.
 # fmt: off
@@ -72,7 +74,7 @@ class EightGaussians(GaussianMixture):
 
     @strict
     def __init__(
-        self, *, radius: Positive = 4 / math.sqrt(2), std: NonNegative = 0.5 / math.sqrt(2), modes: AtLeastTwo = 8
+        self, *, radius: Positive = FFJORD_RADIUS, std: NonNegative = FFJORD_STD, modes: AtLeastTwo = 8
     ) -> None:
         angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
         means = radius * torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -120,8 +122,8 @@ class FractalTree(GaussianMixture):
 
     The trunk has length l and thickness w. Each branch ends in two, shorter by `length_ratio`, thinner by
     `width_ratio`, turned by ± `angle`. A branch of length l is N(midpoint, covariance) with the standard deviation
-    l/√12 of a uniform segment along itself and w across; a level's weight falls as length × thickness and is shared
-    equally by its branches times their number, so that the density is even along the tree. Ours.
+    l/√12 of a uniform segment along itself and w across; its weight is proportional to length × thickness, so that the
+    density is even along the tree. Ours.
 
     Args:
         depth: levels, the trunk included; the tree has 2^depth − 1 branches.

@@ -10,7 +10,8 @@ log p_σ = logsumexp_k ℓ_k. Components that share (a, b) form a group, and ins
 statistics φ(x, σ) that no longer know k: ℓ = φ(x, σ) C with a constant matrix C. So all exponents come from one matrix
 product whatever the shape of σ, and the score from a second one with the same matrix, for
 
-$$\nabla \log p_\sigma = \sum_k r_k \nabla \ell_k = \sum_f \nabla\varphi_f \,(C r)_f, \qquad r = \mathrm{softmax}\,\ell.$$
+$$\nabla \log p_\sigma = \sum_k r_k \nabla \ell_k = \sum_f \nabla\varphi_f \,(C r)_f, \qquad
+  r = \mathrm{softmax}\,\ell.$$
 
 The products run in float64: the largest exponent met (‖x‖ = 50, τ = 0.01) is 1e7, of which float64 keeps 1e-9.
 """
@@ -63,7 +64,7 @@ class GaussianMixture(Distribution):
         self._constant("deviations", variances.sqrt())
         self._constant("directions", frame)
         self._constant("group_variances", groups)
-        self._constant("coefficients", (member[:, None] * coefficients).flatten(0, 1))  # [G F, K]
+        self._constant("coefficients", (coefficients[:, None] * member).flatten(0, 1))  # [F G, K]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """A component by its weight, then a Gaussian draw."""
@@ -76,27 +77,39 @@ class GaussianMixture(Distribution):
         return (self.means[component] + offset).float()
 
     def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        chunks = self._chunks(self._statistics(x - self.mean, sigma))
-        return torch.cat([torch.logsumexp(statistics @ self.coefficients, dim=-1) for statistics in chunks])
+        return torch.cat([self._log_sum(chunk) for chunk in self._chunks(self._statistics(x - self.mean, sigma))])
 
     def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
         x = (x - self.mean)[:, None]
-        moments = torch.cat([self._moments(statistics) for statistics in self._chunks(self._statistics(x[:, 0], sigma))])
+        chunks = self._chunks(self._statistics(x[:, 0], sigma))
+        moments = torch.cat([self._moments(statistics) for statistics in chunks])
         along, across = self._precisions(sigma)
-        mass, _, first, second, _, *quadratic = moments.unflatten(-1, (across.shape[-1], -1)).unbind(-1)
+        mass, first, second, *quadratic = moments.reshape(len(across), -1, across.shape[1]).unbind(1)
         gradient = across[..., None] * (torch.stack([first, second], dim=-1) - mass[..., None] * x)
         if not self.isotropic:
             gradient = gradient + (along - across)[..., None] * _quadratic_gradient(x, quadratic)
         return gradient.sum(1)
 
+    def _log_sum(self, statistics: Tensor) -> Tensor:
+        largest, terms = self._terms(statistics)
+        return largest[:, 0] + terms.sum(-1).log()
+
     def _moments(self, statistics: Tensor) -> Tensor:
         """C r for every row: the mean of each coefficient under the responsibilities, `[n, G F]`."""
-        return torch.softmax(statistics @ self.coefficients, dim=-1) @ self.coefficients.T
+        _, terms = self._terms(statistics)
+        return (terms @ self.coefficients.T) / terms.sum(-1, keepdim=True)
+
+    def _terms(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """max_k ℓ_k, `[n, 1]`, and exp(ℓ_k − max), `[n, K]`; in place, for fresh memory costs as much as arithmetic."""
+        exponents = statistics @ self.coefficients
+        largest = exponents.detach().amax(-1, keepdim=True)
+        return largest, exponents.sub_(largest).exp_()
 
     def _chunks(self, statistics: Tensor) -> tuple[Tensor, ...]:
         """So many rows at once that the matrix of exponents stays small."""
         entries = ENTRIES_COMPILED if torch.compiler.is_compiling() else ENTRIES
-        return statistics.flatten(1).split(max(1, entries // self.means.shape[0]))
+        chunks = -(-statistics.shape[0] * self.means.shape[0] // entries)
+        return statistics.flatten(1).chunk(max(1, chunks))
 
     def _precisions(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """1/A and 1/B for every row and group, `[n, G]` each."""
@@ -104,33 +117,35 @@ class GaussianMixture(Distribution):
         return along, across
 
     def _statistics(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """φ(x, σ): `[n, G, F]`, in the order of the rows of `_coefficients`."""
+        """φ(x, σ): `[n, F, G]`, in the order of the rows of `_coefficients`."""
         along, across = self._precisions(sigma)
         (first, second), square = x[:, :, None].unbind(1), x.square().sum(-1, keepdim=True)
         log_volume = 0.5 * (along.log() + across.log()) - math.log(2 * math.pi)
-        statistics = [log_volume - 0.5 * square * across, torch.ones_like(across), first * across, second * across]
-        statistics.append(across)
+        statistics = [log_volume - 0.5 * square * across, first * across, second * across]
+        constant = [torch.ones_like(across), across]
         if not self.isotropic:
             excess = along - across
-            monomials = (first * first, first * second, second * second, first, second, torch.ones_like(first))
-            statistics.extend(monomial * excess for monomial in monomials)
-        return torch.stack(statistics, dim=-1)
+            statistics += [m * excess for m in (first * first, first * second, second * second, first, second)]
+            constant.append(excess)
+        return torch.stack(statistics + constant, dim=1)
 
 
 def _coefficients(means: Tensor, weights: Tensor, directions: Tensor | None) -> Tensor:
-    """C for one group: `[F, K]`; six more rows where the components have a direction."""
+    """C for one group: `[F, K]`, first what multiplies a function of x; six more rows with a direction."""
     first, second = means.unbind(-1)
-    rows = [torch.ones_like(first), weights.log(), first, second, -0.5 * means.square().sum(-1)]
+    varying = [torch.ones_like(first), first, second]
+    constant = [weights.log(), -0.5 * means.square().sum(-1)]
     if directions is not None:
         u, v = directions.unbind(-1)
         along = (directions * means).sum(-1)
-        rows += [-0.5 * u * u, -u * v, -0.5 * v * v, along * u, along * v, -0.5 * along * along]
-    return torch.stack(rows)
+        varying += [-0.5 * u * u, -u * v, -0.5 * v * v, along * u, along * v]
+        constant.append(-0.5 * along * along)
+    return torch.stack(varying + constant)
 
 
 def _quadratic_gradient(x: Tensor, moments: list[Tensor]) -> Tensor:
-    """Gradient of the six monomials of `_statistics`, contracted with their moments."""
-    (first, second), (uu, uv, vv, u, v, _) = x.unbind(-1), moments
+    """Gradient of the five monomials of `_statistics`, contracted with their moments."""
+    (first, second), (uu, uv, vv, u, v) = x.unbind(-1), moments
     return torch.stack([2 * uu * first + uv * second + u, uv * first + 2 * vv * second + v], dim=-1)
 
 

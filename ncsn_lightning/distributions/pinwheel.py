@@ -6,9 +6,9 @@ along the radius. So the density is a one-dimensional integral over z₁ of anis
 the nodes are fixed.
 
 Far from the data the twist has no natural end: exp(f) winds an ever finer thread. The target therefore is *defined*
-as the mixture over the nodes, |z₁| ≤ 6. It differs from the untruncated pinwheel by less than 1e-7 in total variation
-and, in relative density, by less than 1e-6 wherever there is data; everywhere else it is still an exact density with
-its exact score.
+as the mixture over the nodes, |z₁| ≤ 6: its samples are drawn from it, its density and score are exact everywhere. It
+differs from the untruncated pinwheel by less than 1e-7 in total variation and, in relative density, by less than 1e-6
+wherever p_σ has samples; in the empty space between and beyond the arms the two are different functions.
 """
 
 from __future__ import annotations
@@ -77,17 +77,3 @@ class Pinwheel(GaussianMixture):
             directions=torch.stack([-outward[:, 1], outward[:, 0]], dim=-1),
             scale=noise,
         )
-        self.arms, self.radial_std, self.tangential_std, self.rate = arms, radial_std, tangential_std, rate
-        self.zoom, self.noise = zoom, noise
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """An arm, a blob in polar form, its twist, then noise."""
-        device = self.means.device
-        arm = torch.randint(self.arms, (n,), device=device, generator=generator)
-        normal = torch.randn(n, 4, dtype=torch.float64, device=device, generator=generator)
-        radial = 1 + self.radial_std * normal[:, 0].clamp(-CUT_OFF, CUT_OFF)
-        tangential = self.tangential_std * normal[:, 1]
-        angle = 2 * math.pi * arm / self.arms + self.rate * radial.exp()
-        cos, sin = angle.cos(), angle.sin()
-        blob = torch.stack([cos * radial - sin * tangential, sin * radial + cos * tangential], dim=-1)
-        return (self.zoom * blob + self.noise * normal[:, 2:]).float()

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..arguments import Positive, strict
 from .mixture import GaussianMixture, isotropic
@@ -26,7 +27,8 @@ class Points(GaussianMixture):
     is made for one round cloud and blurs finer structure: give a number where the data has some.
 
     Args:
-        path: `.npy` (numbers, `[N, 2]`) or `.csv` (commas, two columns, with or without a header line).
+        path: `.npy` (numbers, `[N, 2]`) or `.csv` (commas, two columns, with or without a header line), or the points
+            themselves, `[N, 2]`.
         bandwidth: h, data units, or "auto".
 
     Raises:
@@ -35,43 +37,54 @@ class Points(GaussianMixture):
     """
 
     @strict
-    def __init__(self, *, path: str, bandwidth: Positive | Literal["auto"] = "auto") -> None:
-        points = torch.from_numpy(_read(path))
-        width = _scott(points, path) if bandwidth == "auto" else float(bandwidth)
-        super().__init__(
-            points, weights=torch.ones(len(points)), variances=isotropic(width, points), scale=width
-        )
+    def __init__(self, *, path: str | Tensor, bandwidth: Positive | Literal["auto"] = "auto") -> None:
+        name = path if isinstance(path, str) else "tensor"
+        points = torch.from_numpy(_checked(_read(path) if isinstance(path, str) else _values(path), name))
+        width = _scott(points, name) if bandwidth == "auto" else float(bandwidth)
+        super().__init__(points, weights=torch.ones(len(points)), variances=isotropic(width, points), scale=width)
         self.bandwidth = width
 
+    @property
+    def files(self) -> dict[str, Tensor]:
+        return {"path": self.means}
 
-def _scott(points: torch.Tensor, path: str) -> float:
+
+def _values(points: Tensor) -> NDArray[np.float64]:
+    return points.detach().to("cpu", torch.float64, copy=True).numpy()
+
+
+def _scott(points: Tensor, path: str) -> float:
     spread = math.sqrt(float(points.var(dim=0, correction=0).mean()))
     if spread == 0:
-        raise ValueError(f"path: {path} has a single distinct point, so there is no automatic bandwidth; give a number")
+        raise ValueError(f"path={path}: a single distinct point leaves no automatic bandwidth; give bandwidth a number")
     return spread * float(len(points)) ** (-1 / 6)
 
 
+def _checked(values: NDArray[np.float64], path: str) -> NDArray[np.float64]:
+    """N × 2 finite numbers, or one line that says what else they are."""
+    if values.size == 0:
+        raise ValueError(f"path={path}: empty; give at least one row of two numbers")
+    if values.ndim != 2 or values.shape[1] != 2:
+        raise ValueError(f"path={path}: of the shape {list(values.shape)}; give N rows of two columns")
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0]) + 1
+        raise ValueError(f"path={path}: a NaN or infinite value in row {row}; remove such rows")
+    return values
+
+
 def _read(path: str) -> NDArray[np.float64]:
-    """The file's numbers, `[N, 2]`, or one line that says what is wrong with it."""
+    """The file's numbers, or one line that says why there are none."""
     file = Path(path).expanduser()
     readers = {".npy": _read_npy, ".csv": _read_csv}
     if file.suffix.lower() not in readers:
-        raise ValueError(f"path: {path} has an unknown extension; save the points as .npy or .csv")
+        raise ValueError(f"path={path}: unknown extension; save the points as .npy or .csv")
     if not file.exists():
-        raise FileNotFoundError(f"path: {path} does not exist; give an N × 2 .npy or .csv file")
+        raise FileNotFoundError(f"path={path}: no such file; give an N × 2 .npy or .csv file")
     try:
-        values = readers[file.suffix.lower()](file)
+        return readers[file.suffix.lower()](file)
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError, csv.Error) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"path: {path} cannot be read ({reason}); save N × 2 numbers as .npy or .csv") from error
-    if values.size == 0:
-        raise ValueError(f"path: {path} is empty; give at least one row of two numbers")
-    if values.ndim != 2 or values.shape[1] != 2:
-        raise ValueError(f"path: {path} has the shape {list(values.shape)}; give N rows of two columns")
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0]) + 1
-        raise ValueError(f"path: {path} has a NaN or infinite value in its row {row}; remove such rows")
-    return values
+        raise ValueError(f"path={path}: cannot be read ({reason}); save N × 2 numbers as .npy or .csv") from error
 
 
 def _read_npy(file: Path) -> NDArray[np.float64]:

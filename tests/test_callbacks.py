@@ -1,0 +1,108 @@
+"""What a run leaves behind, and how it ends when it goes wrong."""
+
+import json
+import os
+import signal
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ncsn_lightning import Checkerboard, jobs
+from ncsn_lightning.callbacks import Diverged
+from ncsn_lightning.callbacks.summary import revision, versions
+from ncsn_lightning.checkpoints import read_checkpoint
+
+
+def summary(tmp_path):
+    return json.loads((tmp_path / "run/summary.json").read_text())
+
+
+class At(L.Callback):
+    """Does something once a step is reached."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step >= self.step:
+            self.action(pl_module)
+
+
+def run_with(configure, callback, *overrides):
+    job = jobs.build(configure("data.steps_per_epoch=20", "data.block_size=10", *overrides), overrides=["a=1"])
+    job.trainer.callbacks.insert(0, callback)
+    jobs.fit(job)
+
+
+def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
+    jobs.fit(jobs.build(configure("weighting=learned", "callbacks.figures.every_n_steps=50"), overrides=["x=1"]))
+    folder = tmp_path / "run"
+    x = np.load(folder / "samples.npz")["x"]
+    assert x.shape == (50, 2)
+    names = {"samples", "score_field", "score_error", "loss_levels", "filmstrip", "schedule", "learned_weighting"}
+    assert {p.stem for p in (folder / "figures").glob("*.png")} == names
+    for picture in (folder / "figures").glob("*.png"):
+        assert picture.stat().st_size < 300_000
+        with Image.open(picture) as image:
+            assert image.width > 500
+    with Image.open(folder / "figures/annealing.gif") as animation:
+        assert animation.n_frames > 5
+    assert (folder / "figures/annealing.gif").stat().st_size < 3_000_000
+    report = summary(tmp_path)
+    assert report.keys() == {
+        "status", "seed", "steps", "wall_time", "metrics", "overrides", "config_hash", "versions", "revision", "error",
+    }  # fmt: skip
+    assert (report["status"], report["steps"], report["overrides"], report["error"]) == ("finished", 100, ["x=1"], None)
+    per_level = report["metrics"]["score_error_per_level"]
+    assert len(per_level) == 10
+    assert report["metrics"]["score_error"] == pytest.approx(np.mean(list(per_level.values())))
+    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(x), 0.0)).double().mean()
+    assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
+
+
+def poison(module):
+    with torch.no_grad():
+        module.model.network.last.weight.fill_(float("nan"))
+
+
+def blow_up(module):
+    with torch.no_grad():
+        module.model.network.last.weight.mul_(1e4).add_(100)
+
+
+@pytest.mark.parametrize("harm", [poison, blow_up])
+def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(harm, configure, tmp_path):
+    with pytest.raises(Diverged, match=r"diverged by step \d+: .*lower optimizer\.lr"):
+        run_with(configure, At(50, harm))
+    report = summary(tmp_path)
+    assert report["status"] == "diverged"
+    assert "Diverged" in report["error"]
+    last = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert last["global_step"] == 40
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+def test_a_failure_is_reported_with_its_traceback(configure, tmp_path):
+    def fail(module):
+        raise KeyError("broken part")
+
+    with pytest.raises(KeyError):
+        run_with(configure, At(30, fail))
+    report = summary(tmp_path)
+    assert (report["status"], report["steps"]) == ("failed", 30)
+    assert "Traceback" in report["error"]
+    assert "broken part" in report["error"]
+
+
+def test_sigterm_is_reported_as_preempted(configure, tmp_path):
+    with pytest.raises(SystemExit):
+        run_with(configure, At(30, lambda module: os.kill(os.getpid(), signal.SIGTERM)))
+    assert summary(tmp_path)["status"] == "preempted"
+
+
+def test_versions_and_revision():
+    assert versions()["torch"] == torch.__version__
+    assert revision() is None or len(revision()) >= 7

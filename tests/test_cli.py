@@ -1,0 +1,431 @@
+"""The commands, as their users meet them: exit code, one line for each wrong value, nothing left behind."""
+
+import json
+import logging
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ncsn_lightning import cli, jobs
+from ncsn_lightning.checkpoints import read_checkpoint
+from ncsn_lightning.configuration import config_folder
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "network.hidden_dims=[16,16]",
+    "network.embedding.dim=8",
+    "trainer.max_steps=50",
+    "data.batch_size=64",
+    "data.steps_per_epoch=50",
+    "data.validation_size=64",
+    "score_test.num_points=64",
+    "objective.num_references=16",
+    "callbacks.figures.num_samples=50",
+    "sampler.steps_per_level=2",
+]
+BARE = ["~callbacks.figures", "data.block_ends=[]"]
+
+
+def script(name, *arguments, cwd, **options):
+    """One of the commands, as a process; its exit code, and what it printed."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run one of the commands here, in an empty folder, and return the lines with which it ended ([] for a success)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    root, before = logging.getLogger(), list(logging.getLogger().handlers)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        try:
+            getattr(cli, name)()
+        except SystemExit as end:
+            return end.code.splitlines()
+        finally:
+            for handler in set(root.handlers) - set(before):
+                handler.close()
+            root.handlers[:] = before
+        return []
+
+    return run
+
+
+WITHOUT_TORCH = {
+    "train --help": "",
+    "train --cfg job": "",
+    "train schedule=geometrc": "schedule=geometrc: no such option; did you mean geometric?",
+    "train network/embedding=furier": "network/embedding=furier: no such option; did you mean fourier?",
+    "train experiment=best": "experiment=best: no such option; choose one of default, ncsn_toy, primer, your_points",
+    "train shedule=geometric": "shedule=geometric: no such key; did you mean schedule?",
+    "train schedule.sigma_mx=1": "schedule.sigma_mx=1: no such key; did you mean schedule.sigma_max?",
+    "train shedule.sigma_max=1": "shedule.sigma_max=1: no such key; did you mean schedule.sigma_max?",
+    "train lr=1": "lr=1: no such key; did you mean optimizer.lr?",
+    "train ~callbacks.figure": "~callbacks.figure: no such key; did you mean callbacks.figures?",
+    "train +seed=1": "+seed=1: there already; leave out the +",
+    "train schedule=null": "schedule=null: an option is a name; for none write ~schedule",
+    "train default": "default: not understood; write key=value, and quote what the shell would take apart",
+    "train shedule=linear score=rw lr=1": (
+        "score=rw: no such option; did you mean raw?\n"
+        "shedule=linear: no such key; did you mean schedule?\n"
+        "lr=1: no such key; did you mean optimizer.lr?"
+    ),
+    "train -m schedule=geometrc,linear,karas weighting=learned,unifrm": (
+        "schedule=geometrc: no such option; did you mean geometric?\n"
+        "weighting=unifrm: no such option; did you mean uniform?\n"
+        "schedule=karas: no such option; did you mean karras?"
+    ),
+    "train paths.root=/dev/null/x": "paths.root=/dev/null/x: cannot be used (Not a directory: ",
+    "train -m paths.root=/dev/null/x": "paths.root=/dev/null/x: cannot be used (Not a directory: ",
+    "train resume=nowhere": "resume=nowhere: no run's folder, for it has no config.yaml; give one of outputs/runs",
+    "train resume=. seed=1 -m": "seed=1 -m: a resumed run has its own configuration; leave this out",
+    "sample sampler=langevn": "sampler=langevn: no such option; did you mean langevin?",
+    "evaluate runn=x": "runn=x: no such key; did you mean run?",
+}
+ASK = """
+import json, sys, time
+from ncsn_lightning import cli
+answers = {}
+for line in json.load(sys.stdin):
+    name, *sys.argv[1:] = line.split()
+    started = time.process_time()
+    try:
+        end = getattr(cli, name)()
+    except SystemExit as error:
+        end = error.code
+    answers[line] = [end, time.process_time() - started]
+print("\\n" + json.dumps([answers, "torch" in sys.modules]))
+"""
+
+
+def ask(lines, **options):
+    """What a process that runs these commands says to each, and in how many seconds."""
+    ask = [sys.executable, "-c", ASK]
+    process = subprocess.run(ask, input=json.dumps(lines), capture_output=True, text=True, check=False, **options)
+    assert process.returncode == 0, process.stderr
+    answers, torch_was_imported = json.loads(process.stdout.splitlines()[-1])
+    assert not torch_was_imported
+    return answers
+
+
+def unmeasured():
+    """The environment without the tracer of the coverage, which is slow and writes files."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+
+def test_help_and_unknown_names_are_answered_before_torch_is_imported(tmp_path):
+    answers = ask(list(WITHOUT_TORCH), cwd=tmp_path)
+    for line, expected in WITHOUT_TORCH.items():
+        end, _ = answers[line]
+        assert (end or "").startswith(expected)
+        assert bool(end) == bool(expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_unknown_names_are_answered_at_once(tmp_path):
+    answers = ask(list(WITHOUT_TORCH)[:6], cwd=tmp_path, env=unmeasured())
+    assert max(seconds for _, seconds in answers.values()) < 2
+
+
+def test_a_refusal_is_one_line_on_stderr_and_a_failed_process(tmp_path):
+    process = script("train", "schedule=geometrc", cwd=tmp_path)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr == "schedule=geometrc: no such option; did you mean geometric?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_values_are_said_at_once_and_leave_no_folder(tmp_path):
+    wrong = ["schedule.num_levels=1", "trainer.max_steps=0", "distribution=points", "distribution.path=none.csv"]
+    process = script("train", *wrong, "paths.root=new/root", cwd=tmp_path)
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert process.stderr.splitlines() == [
+        "distribution.path=none.csv: no such file; give an N × 2 .npy or .csv file",
+        "schedule.num_levels=1: should be greater than or equal to 2",
+        "trainer.max_steps=0: should be greater than or equal to 1",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stood_before_a_refusal_stands_after_it(command, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    wrong = ["data.batch_size=0", "logger=csv"]
+    for place in ("hydra.run.dir=data", "hydra.run.dir=data/run", "paths.root=empty"):
+        assert command("train", *wrong, place) == ["data.batch_size=0: should be greater than or equal to 1"]
+    assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "data" / "run").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_logger_that_is_refused_leaves_no_folder(command, tmp_path):
+    lines = command("train", *TINY, "logger=csv", "+logger.csv.colour=red")
+    assert lines == ["logger.csv.colour='red': no such argument; choose one of folder"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_from_a_missing_environment_variable_is_refused(command, tmp_path):
+    for key, where in {"name": "hydra.run.dir", "project": "project"}.items():  # the name is part of the folder's
+        (line,) = command("train", "logger=csv", f"{key}=${{oc.env:NO_SUCH_NAME}}")
+        assert line.startswith(where)
+        assert "'NO_SUCH_NAME' not found" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_refuses_ddp_and_goes_without_a_folder(command, tmp_path):
+    lines = command("train", "-m", *TINY, "seed=1,2", "trainer=ddp", "trainer.accelerator=cpu", "logger=csv")
+    assert [line.partition(":")[0] for line in lines] == ["trainer.strategy=ddp"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny trained run's folder."""
+    cwd = tmp_path_factory.mktemp("trained")
+    process = script("train", *TINY, "logger=csv", "hydra.run.dir=run", cwd=cwd)
+    assert process.returncode == 0, process.stderr
+    return cwd / "run"
+
+
+def test_a_run_leaves_what_the_design_names(run):
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert {
+        ".hydra",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "samples.npz",
+        "metrics.csv",
+        "figures",
+    } <= names
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["error"]) == ("finished", 50, None)
+    assert "sampler.steps_per_level=2" in summary["overrides"]
+    assert np.load(run / "samples.npz")["x"].shape == (50, 2)
+    assert sorted(path.name for path in run.parent.iterdir()) == ["run"]
+
+
+def test_sample_needs_the_checkpoint_alone(run, command, tmp_path):
+    checkpoint = tmp_path / "elsewhere.ckpt"
+    checkpoint.write_bytes((run / "checkpoints/last.ckpt").read_bytes())
+    assert command("sample", f"run={checkpoint}", "n=7", "out=a/x.npz") == []
+    assert command("sample", f"run={run}", "n=7", "out=x.csv") == []
+    assert command("sample", f"run={run}", "n=7", "out=y.csv", "seed=1", "sampler=langevin") == []
+    first = np.load(tmp_path / "a/x.npz")["x"]
+    assert (first.shape, first.dtype) == ((7, 2), np.float32)
+    again = np.loadtxt(tmp_path / "x.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(again, first, rtol=1e-6)
+    assert not np.allclose(np.loadtxt(tmp_path / "y.csv", delimiter=",", skiprows=1), first)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert left == {"elsewhere.ckpt", "a/x.npz", "a/x.png", "x.csv", "x.png", "y.csv", "y.png"}
+
+
+def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
+    assert command("evaluate", f"run={run}", "n=50", "num_levels=3", "sigma_max=2.0", "out=numbers.json") == []
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert list(numbers["score_error_per_level"])[::2] == ["2", "0.01"]
+    assert numbers["score_error"] == pytest.approx(np.mean(list(numbers["score_error_per_level"].values())))
+    assert set(numbers["off_support"]) == {"network", "exact score"}
+    assert "relative score error" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+
+
+QUESTIONS = [
+    ("sample n=0", "n=0: give a whole number of at least 1"),
+    ("sample n=1.5", "n=1.5: give a whole number of at least 1"),
+    ("sample seed=-1", "seed=-1: give a whole number of at least 0"),
+    ("sample out=x.txt", "out=x.txt: give a name that ends in .npz or .csv"),
+    ("sample out=/dev/null/x.npz", "out=/dev/null/x.npz: cannot be written; choose another place"),
+    ("sample sampler=annealed_langevin_primer sampler.base_step=1", "sampler.base_step=1 makes the chain unstable"),
+    ("sample sampler=annealed_langevin sampler.step_ratio=3", "sampler.step_ratio=3: should be less than 2"),
+    ("evaluate num_levels=0", "num_levels=0: give a whole number of at least 1"),
+    ("evaluate sigma_min=-1", "sigma_min=-1: should be greater than 0"),
+    ("evaluate out=x.npz", "out=x.npz: give a name that ends in .json"),
+]
+
+
+@pytest.mark.parametrize(("question", "line"), QUESTIONS)
+def test_questions_that_make_no_sense_are_refused(question, line, run, command, tmp_path):
+    name, *arguments = question.split()
+    (said,) = command(name, f"run={run}", *arguments)
+    assert said.startswith(line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_is_wrong_with_a_question_is_said_at_once(command):
+    assert [line.partition(":")[0] for line in command("sample", "n=0", "out=x.txt")] == ["n=0", "out=x.txt", "run"]
+
+
+class Payload:
+    """Would write a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def damage(kind, whole, folder):
+    """A checkpoint with something wrong about it."""
+    path = folder / f"{kind}.ckpt"
+    checkpoint = torch.load(whole, weights_only=True)
+    if kind == "truncated":
+        path.write_bytes(whole.read_bytes()[:-2000])
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload(folder / "ran")))
+    elif kind == "payload":
+        torch.save({**checkpoint, "more": Payload(folder / "ran")}, path)
+    elif kind == "foreign":
+        torch.save({"state_dict": checkpoint["state_dict"]}, path)
+    elif kind == "misfit":
+        torch.save({**checkpoint, "state_dict": {"average.model.network.omega": torch.zeros(3, 2)}}, path)
+    elif kind == "headless":
+        torch.save({**checkpoint, "config": {"distribution": {}, "schedule": None}}, path)
+    elif kind == "target":
+        command = {"_target_": "ncsn_lightning.cli.os.system", "command": f"touch {folder / 'ran'}"}
+        torch.save({**checkpoint, "config": {**checkpoint["config"], "distribution": command}}, path)
+    return path
+
+
+CHECKPOINTS = {
+    "missing": "no such file; give a run's folder or one of its checkpoints",
+    "truncated": "truncated or no checkpoint; use another one of the run",
+    "pickle": "truncated or no checkpoint; use another one of the run",
+    "payload": "it holds more than data and is not loaded; use one that this program wrote",
+    "foreign": "not written by ncsn-lightning; use one that this program wrote",
+    "misfit": "its weights do not fit its own configuration; use another checkpoint",
+    "headless": "distribution=dict: should be a Distribution",
+    "target": "distribution._target_=ncsn_lightning.cli.os.system: no class that may be named here, and not called",
+}
+
+
+@pytest.mark.parametrize(("kind", "words"), CHECKPOINTS.items())
+def test_a_bad_checkpoint_is_refused_and_runs_no_code(kind, words, run, command, tmp_path):
+    path = damage(kind, run / "checkpoints/last.ckpt", tmp_path)
+    line, *others = command("sample", f"run={path}", "n=1")
+    assert words in line
+    assert line.startswith((f"run={path}: ", "distribution"))
+    assert others == [] or kind == "headless"
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "samples.npz").exists()
+
+
+def test_a_sweep_is_nine_clean_runs(tmp_path):
+    options = ["schedule=geometric,linear,karras", "weighting=uniform,inverse_variance,learned"]
+    process = script("train", "-m", *options, *TINY, *BARE, "logger=csv", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    summaries = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/sweeps/*/*/summary.json")]
+    assert [summary["status"] for summary in summaries] == ["finished"] * 9
+    assert len({summary["config_hash"] for summary in summaries}) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_a_failing_job_does_not_stop_the_others(tmp_path):
+    """And the jobs of a sweep are W&B runs of one group, each ended by itself."""
+    options = ["optimizer=sgd", "optimizer.lr=1e6,1e-3", "hydra.sweep.dir=sweep", "logger=wandb"]
+    process = script("train", "-m", *options, *TINY, *BARE, cwd=tmp_path, env={**os.environ, "WANDB_MODE": "offline"})
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("diverged by step ")
+    assert "Traceback" not in process.stderr + process.stdout
+    diverged, finished = sorted((tmp_path / "sweep").glob("*-checkerboard-*"))
+    assert [json.loads((job / "summary.json").read_text())["status"] for job in (diverged, finished)] == [
+        "diverged",
+        "finished",
+    ]
+    assert "Traceback" in (diverged / "train.log").read_text()
+    assert "Traceback" not in (finished / "train.log").read_text()
+    configs = [(job / "config.yaml").read_text() for job in (diverged, finished)]
+    assert all("\ngroup: sweep\n" in config for config in configs)
+    runs = [next(job.glob("wandb/offline-run-*")).name.rpartition("-run-")[2] for job in (diverged, finished)]
+    assert len(set(runs)) == 2
+
+
+def test_a_full_disk_ends_the_run_and_spares_the_last_good_checkpoint(tmp_path):
+    """No file of the process may grow beyond a few kilobytes any more, once a checkpoint is there."""
+    steps = ["trainer.max_steps=1000000", "hydra.run.dir=run", "logger=csv"]
+    arguments = [str(ROOT / "scripts/train.py"), *TINY, *BARE, *steps]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, env=unmeasured(), **streams) as process:
+        last = tmp_path / "run/checkpoints/last.ckpt"
+        while not last.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = errors.splitlines()
+    assert line.endswith(f"make room, then go on with resume={tmp_path / 'run'}")
+    assert read_checkpoint(last)["global_step"] >= 50
+    assert not list(tmp_path.rglob(".*.part.*"))
+
+
+def test_an_error_of_the_program_is_one_line_and_its_traceback_is_kept(command, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("lost")
+
+    monkeypatch.setattr(jobs, "fit", fail)
+    log = tmp_path / "run/train.log"
+    lines = command("train", *TINY, *BARE, "logger=csv", "hydra.run.dir=run")
+    assert lines == [f"KeyError: 'lost'; the traceback is in {log}"]
+    assert "Traceback" in log.read_text()
+
+
+def test_the_wheel_works_from_any_folder(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    subprocess.run(build, capture_output=True, check=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)  # what installing it without its dependencies does
+    packaged = {path.relative_to(site / "ncsn_lightning/conf") for path in site.rglob("*.yaml")}
+    assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.yaml")}
+    (entry_points,) = site.glob("*.dist-info/entry_points.txt")
+    commands = [line.split(" = ") for line in entry_points.read_text().splitlines() if " = " in line]
+    assert {name for name, _ in commands} == {"ncsn-train", "ncsn-evaluate", "ncsn-sample"}
+    code = """
+import sys
+from importlib import import_module
+import ncsn_lightning
+print(ncsn_lightning.__file__)
+home, function = sys.argv.pop(1).split(":")
+getattr(import_module(home), function)()
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code, dict(commands)["ncsn-train"], "schedule=karas"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout.strip() == str(site / "ncsn_lightning/__init__.py")
+    assert process.stderr == "schedule=karas: no such option; did you mean karras?\n"
+
+
+def test_the_mathematics_needs_neither_hydra_nor_lightning(tmp_path):
+    code = """
+import sys
+from ncsn_lightning import AnnealedLangevin, Checkerboard, Geometric
+target, schedule = Checkerboard(), Geometric(sigma_min=0.01, sigma_max=2.0)
+sampler = AnnealedLangevin(step_ratio=0.1, steps_per_level=2)
+x = sampler(target.score, sampler.start(10, target, 2.0), schedule.sigmas)
+assert x.shape == (10, 2)
+print({"hydra", "omegaconf", "lightning", "wandb", "matplotlib"} & sys.modules.keys())
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (process.stdout, process.stderr) == ("set()\n", "")

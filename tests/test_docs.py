@@ -1,0 +1,95 @@
+"""The pages are true: their Python runs, their commands work, and what they name exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = re.compile(r"^(?:<!-- (checked|file: (\S+)) -->\n)?```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"`((?:ncsn_lightning|tests|scripts|conf)/[\w./]*?)(?:::(\w+))?`")
+
+
+def script(name, *arguments):
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/your_points.md", "docs/extending.md"])
+def test_python_runs(page, tmp_path, monkeypatch):
+    """Blocks in order, in one folder; those that need a trained run are run with the page's commands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    blocks = PYTHON.findall((ROOT / page).read_text())
+    assert blocks
+    for mark, file, text in blocks:
+        if file:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_text(text)
+        if mark != "checked":
+            exec(compile(text, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", ["docs/your_points.md", "docs/extending.md"])
+def test_commands_work(page):
+    """The README's own are typed by `make check`."""
+    done = script("check_readme", ROOT / page)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_failing_command_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- checked -->\n```bash\ntrue  # a remark\nfalse\ntrue\n```\n")
+    done = script("check_readme", page)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (1, 1, "page.md: false\n")
+
+
+def test_links_lead_somewhere():
+    done = script("check_links")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_broken_links_are_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import check_links
+
+    monkeypatch.setattr(check_links, "ROOT", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text(
+        "# One `two`\n[a](#one-two) [b](#two)\n`[c](none.md)` $x[d](e)$\n[f](none.md) ![g](none.png) [h](https://x.y)\n"
+    )
+    assert list(check_links.broken(page)) == [
+        "README.md:2: #two: no such heading",
+        "README.md:4: none.md: no such file",
+        "README.md:4: none.png: no such file",
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/mathematics.md", "docs/extending.md"])
+def test_files_and_tests_that_are_named_exist(page):
+    named = NAMED.findall((ROOT / page).read_text())
+    assert named
+    for file, test in named:
+        assert (ROOT / file).exists(), file
+        assert not test or f"\ndef {test}(" in (ROOT / file).read_text(), test
+
+
+def test_the_readme_names_every_option():
+    """The table of groups is the folder conf/, defaults first."""
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    for folder in (path for path in (ROOT / "conf").iterdir() if path.is_dir()):
+        if folder.name in ("callbacks", "paths"):
+            continue
+        options = [
+            re.sub(r"[[(].*", "", word).strip()
+            for word in re.sub(r"\[(\w+)\]\(\S+\)", r"\1", rows[folder.name]).split(",")
+        ]
+        assert set(options) == {path.stem for path in folder.glob("*.yaml")}, folder.name
+        assert f"- {folder.name}: {options[0]}\n" in (ROOT / "conf/train.yaml").read_text()
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
