@@ -67,6 +67,7 @@ def build(
     """
     builder = Builder(config, trust=trust, given=files)
     _seed(builder)
+    _take_threads(builder)
     fill_automatic(builder)
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
     callbacks = builder.build_members("callbacks", L.Callback)
@@ -94,6 +95,14 @@ def _seed(builder: Builder) -> None:
         L.seed_everything(seed, verbose=False)
     else:
         builder.refuse(f"seed={seed!r}: give a whole number from 0 to {2**32 - 1}", broken="seed")
+
+
+def _take_threads(builder: Builder) -> None:
+    threads = builder.config.get("threads")
+    if isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1:
+        torch.set_num_threads(threads)
+    else:
+        builder.refuse(f"threads={threads!r}: give a whole number of at least 1", broken="threads")
 
 
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:

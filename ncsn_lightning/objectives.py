@@ -1,7 +1,7 @@
 r"""What a score is fitted to, and how much each noise level counts.
 
-An *objective* regresses $s_\theta(\tilde x, \sigma)$, $\tilde x = x + \sigma z$, on a field whose conditional mean is the
-score; objectives differ in that field's noise alone. With $e = \|s_\theta - target\|^2$ (summed over
+An *objective* regresses $s_\theta(\tilde x, \sigma)$, $\tilde x = x + \sigma z$, on a field whose conditional mean is
+the score; objectives differ in that field's noise alone. With $e = \|s_\theta - target\|^2$ (summed over
 dimensions, no ½) a *weighting* makes it the loss $\mathbb E[\lambda(\sigma) e]$ plus a penalty where λ is learned.
 
 Denoising score matching is the Fisher error plus a constant no network can undercut,

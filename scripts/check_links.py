@@ -59,7 +59,8 @@ def broken(page: Path) -> Iterator[str]:
 
 def main() -> None:
     lines = [line for page in pages() for line in broken(page)]
-    print(*lines, sep="\n" if lines else "")
+    for line in lines:
+        print(line)
     sys.exit(bool(lines))
 
 
