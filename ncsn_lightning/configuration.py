@@ -45,7 +45,7 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
         return {key: _without_resolvers(cfg, value, f"{path}.{key}".lstrip(".")) for key, value in node.items()}
     if isinstance(node, list):
         return [_without_resolvers(cfg, value, f"{path}[{index}]") for index, value in enumerate(node)]
-    if isinstance(node, str) and re.search(r"\$\{\w+:", node):
+    if isinstance(node, str) and re.search(r"\$\{[\w.]+:", node):
         try:
             return OmegaConf.select(cfg, path)
         except OmegaConfBaseException as error:

@@ -33,7 +33,7 @@ class ScoreErrors(NamedTuple):
     minimum: Tensor
 
     @property
-    def relative(self) -> Float[Tensor, levels]:
+    def relative(self) -> Float[Tensor, "levels"]:
         """E‖s_θ − s‖² / E‖s‖²: 0 is exact, 1 no better than zero."""
         return self.error / self.norm
 

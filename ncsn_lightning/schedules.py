@@ -41,7 +41,7 @@ def _check_order(sigma_min: float, sigma_max: float) -> None:
         raise ValueError(f"sigma_min={sigma_min:g} must be smaller than sigma_max={sigma_max:g}: exchange or move them")
 
 
-def _fractions(num_levels: int) -> Float[Tensor, levels]:
+def _fractions(num_levels: int) -> Float[Tensor, "levels"]:
     """(i − 1) / (L − 1) for i = 1 … L, in float64."""
     return torch.linspace(0.0, 1.0, num_levels, dtype=torch.float64)
 
@@ -122,7 +122,7 @@ class DDPMCosine(Schedule):
         super().__init__(_noise_to_signal((1 - beta).cumprod(0), num_levels))
 
 
-def _noise_to_signal(signal: Float[Tensor, steps], num_levels: int) -> Float[Tensor, levels]:
+def _noise_to_signal(signal: Float[Tensor, "steps"], num_levels: int) -> Float[Tensor, "levels"]:
     """Ratios √((1 − ᾱ)/ᾱ) of `num_levels` evenly spaced steps, largest first."""
     if num_levels > len(signal):
         raise ValueError(f"num_levels={num_levels} exceeds num_steps={len(signal)}: lower it or raise num_steps")

@@ -142,7 +142,7 @@ class CompiledSteps:
         optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
         self._run = torch.compile(self._steps, fullgraph=True, dynamic=False)
 
-    def __call__(self, batches: Sequence[Tensor], *, rates: Tensor, shares: Tensor) -> Float[Tensor, steps]:
+    def __call__(self, batches: Sequence[Tensor], *, rates: Tensor, shares: Tensor) -> Float[Tensor, "steps"]:
         """Take the steps.
 
         Args:

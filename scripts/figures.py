@@ -51,17 +51,16 @@ NAMES = (
 )
 
 
-def heart(n: int) -> Tensor:
-    """The points of docs/your_points.md: a heart, `[n, 2]`."""
-    t = torch.linspace(0, 2 * torch.pi, n + 1, dtype=torch.float64)[:-1]
-    x2 = 13 * t.cos() - 5 * (2 * t).cos() - 2 * (3 * t).cos() - (4 * t).cos()
-    return torch.stack([16 * t.sin() ** 3, x2], dim=-1) / 8
+def flower(n: int) -> Tensor:
+    """The points of docs/your_points.md, `[n, 2]`."""
+    t = 2 * torch.pi * torch.rand(n, 1, dtype=torch.float64, generator=keyed_generator(0, "flower"))
+    return (2 + (5 * t).cos()) * torch.cat([t.cos(), t.sin()], dim=-1)
 
 
 def targets() -> dict[str, Distribution]:
     """All fourteen, by their names on the command line."""
     named = {_snake(name): getattr(distributions, name)() for name in NAMES}
-    return {**named, "points": Points(path=heart(500), bandwidth=0.1)}
+    return {**named, "points": Points(path=flower(2000), bandwidth=0.1)}
 
 
 def _snake(name: str) -> str:

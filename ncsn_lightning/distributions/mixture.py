@@ -87,7 +87,7 @@ class GaussianMixture(Distribution):
         mass, first, second, *quadratic = moments.reshape(len(across), -1, across.shape[1]).unbind(1)
         gradient = across[..., None] * (torch.stack([first, second], dim=-1) - mass[..., None] * x)
         if not self.isotropic:
-            gradient = gradient + (along - across)[..., None] * _quadratic_gradient(x, quadratic)
+            gradient = gradient + (along - across)[..., None] * _quadratic_gradient(x, quadratic[:5])
         return gradient.sum(1)
 
     def _log_sum(self, statistics: Tensor) -> Tensor:

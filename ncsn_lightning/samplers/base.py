@@ -37,7 +37,7 @@ class Sampler(ABC):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, levels],
+        sigmas: Float[Tensor, "levels"],
         index: int,
         *,
         generator: torch.Generator | None,
@@ -48,7 +48,7 @@ class Sampler(ABC):
     def evaluations(self, num_levels: int) -> int:
         """How often the score is evaluated for each sample on a ladder of `num_levels` levels."""
 
-    def check(self, sigmas: Float[Tensor, levels]) -> None:  # noqa: B027  (most samplers fit every ladder)
+    def check(self, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027  (most samplers fit every ladder)
         """Raise ValueError where this sampler cannot walk this ladder."""
 
     def start(
@@ -70,7 +70,7 @@ class Sampler(ABC):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, levels],
+        sigmas: Float[Tensor, "levels"],
         *,
         generator: torch.Generator | None = None,
     ) -> Iterator[Float[Tensor, "n 2"]]:
@@ -87,7 +87,7 @@ class Sampler(ABC):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, levels],
+        sigmas: Float[Tensor, "levels"],
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n 2"]:

@@ -68,14 +68,14 @@ class AnnealedLangevin(Sampler):
         self.base_step = base_step
         self.steps_per_level = steps_per_level
 
-    def ratio(self, sigmas: Float[Tensor, levels]) -> float:
+    def ratio(self, sigmas: Float[Tensor, "levels"]) -> float:
         """a = α/σ² on this ladder."""
         if self.step_ratio is not None:
             return self.step_ratio
         assert self.base_step is not None
         return self.base_step / float(sigmas[-1]) ** 2
 
-    def check(self, sigmas: Float[Tensor, levels]) -> None:
+    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
         ratio = self.ratio(sigmas)
         if not ratio < 2:
             limit = 2 * float(sigmas[-1]) ** 2
@@ -88,7 +88,7 @@ class AnnealedLangevin(Sampler):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, levels],
+        sigmas: Float[Tensor, "levels"],
         index: int,
         *,
         generator: torch.Generator | None,
@@ -122,7 +122,7 @@ class Langevin(Sampler):
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, levels],
+        sigmas: Float[Tensor, "levels"],
         index: int,
         *,
         generator: torch.Generator | None,
