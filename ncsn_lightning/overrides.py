@@ -19,7 +19,9 @@ from .configuration import config_folder, nearest
 
 
 def refused_overrides(command: str, arguments: list[str]) -> list[str]:
-    """A line for each override of `command` that names nothing; empty where all do."""
+    """A line for each override of `command` that names nothing; empty where all do, or where options lie elsewhere."""
+    if any(argument.startswith(("--config", "-c")) for argument in arguments):
+        return []  # a folder of the user's own has options that are not known here: Hydra's own words must do
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)

@@ -18,6 +18,7 @@ import torch
 from ncsn_lightning import cli, jobs
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.configuration import config_folder
+from ncsn_lightning.overrides import refused_overrides
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -429,3 +430,8 @@ print({"hydra", "omegaconf", "lightning", "wandb", "matplotlib"} & sys.modules.k
 """
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (process.stdout, process.stderr) == ("set()\n", "")
+
+
+def test_options_of_a_folder_of_ones_own_are_not_blamed():
+    assert refused_overrides("train", ["--config-dir=mine", "distribution=mine"]) == []
+    assert refused_overrides("train", ["distribution=mine"]) != []
