@@ -78,7 +78,7 @@ def _nodes(
     t = torch.linspace(start, stop, 1001, dtype=torch.float64)
     fastest = float(_geometry(curve, t)[0].max())
     if (stop - start) / float(width(t).min()) > MAX_NODES:
-        raise ValueError(f"noise: {noise} in data units is too small for a curve of this length; choose a larger one")
+        raise ValueError(f"noise={noise:g} (data units) is too small for a curve of this length; choose a larger one")
     return graded_rule(start, stop, width=width, rate=fastest * FAR / noise**2)
 
 
@@ -181,7 +181,7 @@ class SwissRoll(NoisyCurve):
         noise: Positive = 0.2,
     ) -> None:
         if start >= stop:
-            raise ValueError(f"start: {start} must be below stop = {stop}")
+            raise ValueError(f"start={start:g} must be below stop={stop:g}: exchange or move them")
         super().__init__(curve=partial(_spiral, zoom=zoom), start=start, stop=stop, noise=noise)
 
 

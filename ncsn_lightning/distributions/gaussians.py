@@ -146,7 +146,7 @@ class FractalTree(GaussianMixture):
         width_ratio: OpenFraction = 0.75,
     ) -> None:
         if width >= length / math.sqrt(12):
-            raise ValueError(f"width: {width} must be below length / √12 = {length / math.sqrt(12):.4g}")
+            raise ValueError(f"width={width:g} must be below length / √12 = {length / math.sqrt(12):.4g}: lower it")
         midpoints, directions, level = _tree(depth, length, angle, length_ratio)
         lengths, widths = length * length_ratio**level, width * width_ratio**level
         super().__init__(

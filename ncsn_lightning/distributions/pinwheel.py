@@ -64,7 +64,7 @@ class Pinwheel(GaussianMixture):
             return (1 + radial.square() + tangential.square()).sqrt() / PEAK_STEP
 
         if arms * 2 * CUT_OFF * float(density(torch.tensor([-CUT_OFF, CUT_OFF])).max()) > MAX_NODES:
-            raise ValueError(f"noise: {noise} is too small for a pinwheel of this size and twist; choose a larger one")
+            raise ValueError(f"noise={noise:g} is too small for a pinwheel of this size and twist; choose a larger one")
         z, steps = spaced_rule(-CUT_OFF, CUT_OFF, density)
         radius = 1 + radial_std * z
         turn = 2 * math.pi * torch.arange(arms, dtype=torch.float64)[:, None] / arms

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import tokenize
 from pathlib import Path
 from typing import Literal
 
@@ -82,7 +83,7 @@ def _read(path: str) -> NDArray[np.float64]:
         raise FileNotFoundError(f"path={path}: no such file; give an N × 2 .npy or .csv file")
     try:
         return readers[file.suffix.lower()](file)
-    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, csv.Error) as error:
+    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, tokenize.TokenError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"path={path}: cannot be read ({reason}); save N × 2 numbers as .npy or .csv") from error
 
