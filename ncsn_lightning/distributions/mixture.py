@@ -27,6 +27,7 @@ from .base import Distribution
 
 ENTRIES = 2**18  # 2 MiB of float64: stays in the caches
 ENTRIES_COMPILED = 2**24  # a compiled graph unrolls the loop over chunks, so there it has few of them
+NEGLIGIBLE = -100.0  # below it exp is nothing beside 1; left to underflow it is twice as slow
 
 
 class GaussianMixture(Distribution):
@@ -84,7 +85,8 @@ class GaussianMixture(Distribution):
         chunks = self._chunks(self._statistics(x[:, 0], sigma))
         moments = torch.cat([self._moments(statistics) for statistics in chunks])
         along, across = self._precisions(sigma)
-        mass, first, second, *quadratic = moments.reshape(len(across), -1, across.shape[1]).unbind(1)
+        groups = across.shape[1]
+        mass, first, second, *quadratic = moments.reshape(-1, moments.shape[1] // groups, groups).unbind(1)
         gradient = across[..., None] * (torch.stack([first, second], dim=-1) - mass[..., None] * x)
         if not self.isotropic:
             gradient = gradient + (along - across)[..., None] * _quadratic_gradient(x, quadratic[:5])
@@ -95,7 +97,7 @@ class GaussianMixture(Distribution):
         return largest[:, 0] + terms.sum(-1).log()
 
     def _moments(self, statistics: Tensor) -> Tensor:
-        """C r for every row: the mean of each coefficient under the responsibilities, `[n, G F]`."""
+        """C r for every row: the mean of each coefficient under the responsibilities, `[n, F G]`."""
         _, terms = self._terms(statistics)
         return (terms @ self.coefficients.T) / terms.sum(-1, keepdim=True)
 
@@ -103,7 +105,7 @@ class GaussianMixture(Distribution):
         """max_k ℓ_k, `[n, 1]`, and exp(ℓ_k − max), `[n, K]`; in place, for fresh memory costs as much as arithmetic."""
         exponents = statistics @ self.coefficients
         largest = exponents.detach().amax(-1, keepdim=True)
-        return largest, exponents.sub_(largest).exp_()
+        return largest, exponents.sub_(largest).clamp_(min=NEGLIGIBLE).exp_()
 
     def _chunks(self, statistics: Tensor) -> tuple[Tensor, ...]:
         """So many rows at once that the matrix of exponents stays small."""

@@ -25,7 +25,7 @@ Function = Callable[[Tensor], Tensor]
 PEAK_STEP = 1.1  # h: widths of a peak per step
 END_STEP = 0.5  # η: e-foldings of the distance from an end per step, relative error 5e-8
 CUT = 3e-8  # share of the steepest integrand that lies between the last node and the end
-GRID = 2**15
+GRID = 2**16
 
 
 def spaced_rule(start: float, stop: float, density: Function) -> tuple[Tensor, Tensor]:
