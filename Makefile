@@ -30,6 +30,7 @@ check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_links.py
+	$(BIN)/python -m pytest -q --doctest-modules ncsn_lightning
 	$(MAKE) test
 	$(BIN)/python scripts/check_readme.py
 
