@@ -105,7 +105,7 @@ class GaussianMixture(Distribution):
         """max_k ℓ_k, `[n, 1]`, and exp(ℓ_k − max), `[n, K]`; in place, for fresh memory costs as much as arithmetic."""
         exponents = statistics @ self.coefficients
         largest = exponents.detach().amax(-1, keepdim=True)
-        return largest, exponents.sub_(largest).clamp_(min=NEGLIGIBLE).exp_()
+        return largest, exponents.sub_(largest).clamp_min_(NEGLIGIBLE).exp_()
 
     def _chunks(self, statistics: Tensor) -> tuple[Tensor, ...]:
         """So many rows at once that the matrix of exponents stays small."""
