@@ -118,6 +118,7 @@ def _start(arguments: dict[str, Any]) -> Any:
     except WandbError as error:
         log.warning("W&B did not answer: %s", str(error).splitlines()[0])
         wandb.teardown()
+        os.environ.pop("WANDB_SERVICE", None)  # one inherited from a parent process still holds the run's id
         experiment = wandb.init(mode="offline", settings=settings, **arguments)
     if experiment.offline:
         log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)

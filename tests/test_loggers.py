@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 
 from ncsn_lightning import jobs
 
@@ -90,7 +91,16 @@ loggers.wandb.finish()
 """
 
 
-def test_an_unreachable_server_is_given_up_soon(tmp_path):
+@pytest.fixture
+def service():
+    """A W&B service of this process, which its children inherit."""
+    wandb.setup()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("inherited", [True, False])
+def test_an_unreachable_server_is_given_up_soon(inherited, service, tmp_path):
     unreachable = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     run = subprocess.run(
         [sys.executable, "-c", UNREACHABLE, str(tmp_path)],
@@ -98,7 +108,7 @@ def test_an_unreachable_server_is_given_up_soon(tmp_path):
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, **unreachable},
+        env={k: v for k, v in {**os.environ, **unreachable}.items() if inherited or k != "WANDB_SERVICE"},
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "W&B did not answer" in run.stdout
