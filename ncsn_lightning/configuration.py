@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,6 +39,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     return _without_resolvers(cfg, container, "")
+
+
+def composed(*overrides: str, folder: Path | str) -> dict[str, Any]:
+    """The plain configuration of a training in `folder`, without a command line: for scripts, notebooks and tests."""
+    settings = ["name=composed", "tags=[]", f"paths.folder={folder}", *overrides]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return {**plain(compose("train", settings)), "run_id": Path(folder).name}
 
 
 def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:

@@ -18,7 +18,6 @@ from .building import Builder
 from .checkpoints import replacing
 from .configuration import packages
 from .metrics import ScoreTest, off_support
-from .randomness import keyed_generator
 from .runs import Run, load_run
 from .samplers import Sampler
 from .scores import Score
@@ -73,10 +72,9 @@ class Question:
 
     def draw(self, score: Score) -> Tensor:
         """Samples of a score by this sampler, `[n, 2]`."""
-        sigmas = self.run.schedule.sigmas
-        start = keyed_generator(self.seed, "start")
-        x = self.sampler.start(self.n, self.run.distribution, float(sigmas[0]), generator=start)
-        return self.sampler(score, x, sigmas, generator=keyed_generator(self.seed, "samples"))
+        run = self.run
+        *_, last = self.sampler.walk(score, run.distribution, run.schedule.sigmas, n=self.n, seed=self.seed)
+        return last
 
 
 def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:
@@ -110,11 +108,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     question = Question(config, counts=("n", "num_levels"), suffixes=(".json",))
     run = question.run
     errors = _score_test(run, config)(run.score)
-    levels = (f"{sigma:.4g}" for sigma in errors.sigmas.tolist())
     scores: dict[str, Score] = {"network": run.score, "exact score": run.distribution.score}
     numbers: dict[str, Any] = {
         "score_error": float(errors.relative.mean()),
-        "score_error_per_level": dict(zip(levels, errors.relative.tolist(), strict=True)),
+        "score_error_per_level": errors.per_level,
         "off_support": {name: off_support(run.distribution, question.draw(score)) for name, score in scores.items()},
     }
     _print(numbers)

@@ -26,6 +26,7 @@ from .loggers import MetricsCSV
 from .module import NCSN
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
+from .training import check_compilable
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +115,8 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
     if isinstance(optimizer, functools.partial):
         settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
         builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
-        known = isinstance(optimizer.func, type) and issubclass(optimizer.func, torch.optim.Adam)
-        if isinstance(module, NCSN) and module.compiles and not known:
-            builder.refuse("compile=true: it knows the update of Adam and AdamW alone; choose optimizer=adam or adamw")
+        if isinstance(module, NCSN) and module.compiles:
+            builder.attempt("", lambda: check_compilable(optimizer.func))
 
 
 def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any], *, in_sweep: bool) -> Any:

@@ -37,6 +37,11 @@ class ScoreErrors(NamedTuple):
         """E‖s_θ − s‖² / E‖s‖²: 0 is exact, 1 no better than zero."""
         return self.error / self.norm
 
+    @property
+    def per_level(self) -> dict[str, float]:
+        """The relative error by its level, as summaries write it."""
+        return {f"{s:.4g}": e for s, e in zip(self.sigmas.tolist(), self.relative.tolist(), strict=True)}
+
 
 class ScoreTest(nn.Module):
     r"""The same noisy points, at the same levels, with their exact scores, for every score that is tested.

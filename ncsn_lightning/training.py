@@ -115,22 +115,24 @@ def cuts(start: int, stop: int, *, size: int) -> list[int]:
     return [*range(start, first), *range(first, last, size), *range(last, stop), stop]
 
 
+def check_compilable(kind: object) -> None:
+    """Raise ValueError for an optimiser other than Adam and AdamW, whose update alone has a functional form."""
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Adam)):
+        raise ValueError("compile=true: it knows the update of Adam and AdamW alone; choose optimizer=adam or adamw")
+
+
 class CompiledSteps:
     """Forward, backward, Adam and average of `COMPILED_STEPS` optimiser steps, compiled as one function.
 
     The optimiser object keeps its state and its settings: a checkpoint does not tell how its steps were made.
 
     Raises:
-        ValueError: the optimiser is neither Adam nor AdamW, whose update alone has a functional form to compile.
+        ValueError: the optimiser is neither Adam nor AdamW.
     """
 
     def __init__(self, trainee: Trainee) -> None:
         optimizer = trainee.optimizer
-        if not isinstance(optimizer, torch.optim.Adam):
-            raise ValueError(
-                f"compile=true knows the update of Adam and AdamW, not of optimizer={type(optimizer).__name__}: "
-                "choose one of them or compile=false"
-            )
+        check_compilable(type(optimizer))
         torch._dynamo.config.trace_autograd_ops = True
         self.trainee = trainee
         self.groups = optimizer.param_groups

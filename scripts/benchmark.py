@@ -21,7 +21,6 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 import ncsn_lightning
 from ncsn_lightning import AnnealedLangevin, Checkerboard, Geometric, Points, jobs
 from ncsn_lightning.callbacks import StepProgressBar
-from ncsn_lightning.configuration import config_folder, plain
+from ncsn_lightning.configuration import composed, config_folder
 from ncsn_lightning.distributions import TwoGaussians
 
 BATCH, WARM = 256, 200
@@ -107,13 +106,8 @@ def lightning_training(steps: int, *, compiled: bool) -> tuple[float, float]:
             "data.block_ends=[]",
             f"trainer.max_steps={steps}",
             f"compile={compiled}",
-            "name=benchmark",
-            "tags=[]",
-            f"paths.folder={folder}",
         ]
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            config = plain(compose("train", overrides))
-        job = jobs.build({**config, "run_id": "benchmark"}, overrides=[])
+        job = jobs.build(composed(*overrides, folder=folder), overrides=[])
         watch = Stopwatch()
         job.trainer.callbacks.append(watch)
         for callback in job.trainer.callbacks:
@@ -202,9 +196,7 @@ def exact_scores(console: Console) -> None:
 def make_target(option: str, folder: str) -> ncsn_lightning.Distribution:
     if option == "points":
         return Points(path=f"{folder}/points.npy")
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = plain(compose("train", [f"distribution={option}", "name=x", "tags=[]", "paths.folder=x"]))
-    return jobs.Builder(config).build("distribution")
+    return jobs.Builder(composed(f"distribution={option}", folder=folder)).build("distribution")
 
 
 def milliseconds(call: Callable[[], object]) -> float:

@@ -1,12 +1,12 @@
 """What every test shares: one thread (the tests run in parallel processes) and no W&B account."""
 
 import os
+import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from ncsn_lightning.configuration import config_folder, plain
+from ncsn_lightning.configuration import composed
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,10 +20,23 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
+def importable(tmp_path, monkeypatch):
+    """`tmp_path`, whose modules can be imported during the test and are forgotten after it."""
+    known = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        module = sys.modules[name]
+        places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]  # a bare folder has no file
+        if any(str(place).startswith(str(tmp_path)) for place in places):
+            del sys.modules[name]
+
+
+@pytest.fixture
 def configure(tmp_path):
     """Compose the plain configuration of a small run in `tmp_path`, as the command line would."""
 
-    def compose_plain(*overrides: str, folder: str = "run") -> dict:
+    def compose_small(*overrides: str, folder: str = "run") -> dict:
         small = [
             "logger=csv",
             "network.hidden_dims=[16,16]",
@@ -35,14 +48,9 @@ def configure(tmp_path):
             "score_test.num_points=64",
             "callbacks.figures.num_samples=50",
             "sampler.steps_per_level=2",
-            "name=test",
-            "tags=[]",
             "+trainer.enable_progress_bar=false",
             "~callbacks.progress",
-            f"paths.folder={tmp_path / folder}",
         ]
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            config = plain(compose("train", [*small, *overrides]))
-        return {**config, "run_id": folder}
+        return composed(*small, *overrides, folder=tmp_path / folder)
 
-    return compose_plain
+    return compose_small

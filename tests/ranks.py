@@ -3,10 +3,9 @@
 import sys
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from ncsn_lightning import jobs
-from ncsn_lightning.configuration import config_folder, plain
+from ncsn_lightning.configuration import composed
 
 folder, devices = sys.argv[1:]
 torch.set_num_threads(1)
@@ -25,11 +24,5 @@ overrides = [
     "score_test.num_points=64",
     "~callbacks.figures",
     "data.block_ends=[]",
-    "name=ranks",
-    "tags=[]",
-    f"paths.folder={folder}",
 ]
-with initialize_config_dir(str(config_folder()), version_base="1.3"):
-    config = plain(compose("train", overrides))
-job = jobs.build({**config, "run_id": "ranks"}, overrides=[])
-jobs.fit(job)
+jobs.fit(jobs.build(composed(*overrides, folder=folder), overrides=[]))

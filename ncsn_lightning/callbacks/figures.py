@@ -91,12 +91,9 @@ class SamplesAndFigures(L.Callback):
 
     def _walk(self, module: NCSN) -> list[Tensor]:
         """The prior's draw and the state after every level, `[n, 2]` each."""
-        generator = keyed_generator(self.seed, "samples", device=module.device)
-        sigmas = self.schedule.sigmas
-        start_generator = keyed_generator(self.seed, "start")
-        x = self.sampler.start(self.num_samples, self.distribution, float(sigmas[0]), generator=start_generator)
-        walk = self.sampler.trajectory(module.score, x.to(module.device), sigmas.to(module.device), generator=generator)
-        return [x, *(state.cpu() for state in walk)]
+        sigmas = self.schedule.sigmas.to(module.device)
+        walk = self.sampler.walk(module.score, self.distribution, sigmas, n=self.num_samples, seed=self.seed)
+        return [state.cpu() for state in walk]
 
     def _figures(self, module: NCSN, states: list[Tensor]) -> Iterator[tuple[str, Figure]]:
         score = copy.deepcopy(module.score).cpu()

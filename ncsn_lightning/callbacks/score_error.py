@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
+import torch
 
 from ..arguments import strict
 from ..loggers import log_table
@@ -37,10 +38,9 @@ class ScoreError(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, NCSN)
         errors = self._measure(pl_module)
-        per_level = dict(zip((f"{s:.4g}" for s in errors.sigmas.tolist()), errors.relative.tolist(), strict=True))
         pl_module.results["score_error"] = float(errors.relative.mean())
-        pl_module.results["score_error_per_level"] = per_level
+        pl_module.results["score_error_per_level"] = errors.per_level
         pl_module.results["fisher_error"] = float(errors.error.mean())
-        rows = [list(row) for row in zip(errors.sigmas.tolist(), errors.relative.tolist(), strict=True)]
+        rows = torch.stack([errors.sigmas, errors.relative], dim=-1).tolist()
         for logger in trainer.loggers:
             log_table(logger, "score_error_per_level", ["sigma", "relative_error"], rows)

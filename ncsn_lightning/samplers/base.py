@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..distributions import Distribution
+from ..randomness import keyed_generator
 from ..scores import Score
 
 Prior = Literal["gaussian", "moment_matched", "uniform"]
@@ -82,6 +83,18 @@ class Sampler(ABC):
             if self.denoise and index == len(sigmas) - 1:
                 x = x + sigma**2 * score(x, sigma)
             yield x.clone()
+
+    def walk(
+        self, score: Score, target: Distribution, sigmas: Float[Tensor, "levels"], *, n: int, seed: int
+    ) -> Iterator[Float[Tensor, "n 2"]]:
+        """`n` chains as a function of the seed: their draw of the prior, then the state after every level.
+
+        The prior is drawn on the target's device, the chains run on that of `sigmas`.
+        """
+        start = keyed_generator(seed, "start", device=target.mean.device)
+        x = self.start(n, target, float(sigmas[0]), generator=start).to(sigmas.device)
+        yield x
+        yield from self.trajectory(score, x, sigmas, generator=keyed_generator(seed, "samples", device=sigmas.device))
 
     def __call__(
         self,
