@@ -269,11 +269,10 @@ def test_others_configurations_name_models_alone(name, monkeypatch):
         builder.check()
 
 
-def test_a_trusted_package_is_imported_and_another_is_not(tmp_path, monkeypatch):
+def test_a_trusted_package_is_imported_and_another_is_not(importable):
     source = "from ncsn_lightning import Checkerboard\nclass Board(Checkerboard):\n    pass\n"
     for name in ("mine", "theirs"):
-        (tmp_path / f"{name}.py").write_text(source if name == "mine" else "raise SystemExit('it ran')")
-    monkeypatch.syspath_prepend(tmp_path)
+        (importable / f"{name}.py").write_text(source if name == "mine" else "raise SystemExit('it ran')")
     builder = Builder({"a": {"_target_": "mine.Board"}, "b": {"_target_": "theirs.Board"}}, trust=("mine",))
     assert type(builder.build("a")).__name__ == "Board"
     builder.build("b")

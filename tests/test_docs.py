@@ -19,17 +19,16 @@ def script(name, *arguments):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/your_points.md", "docs/extending.md"])
-def test_python_runs(page, tmp_path, monkeypatch):
+def test_python_runs(page, importable, monkeypatch):
     """Blocks in order, in one folder; those that need a trained run are run with the page's commands."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(importable)
     names = {}
     blocks = PYTHON.findall((ROOT / page).read_text())
     assert blocks
     for mark, file, text in blocks:
         if file:
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file).write_text(text)
+            (importable / file).parent.mkdir(parents=True, exist_ok=True)
+            (importable / file).write_text(text)
         if mark != "checked":
             exec(compile(text, page, "exec"), names)
 

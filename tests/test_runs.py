@@ -65,14 +65,13 @@ def test_the_users_points_travel_in_the_checkpoint(train, tmp_path):
     assert jobs.resume(tmp_path / "run") == pytest.approx(job.module.results["score_error"])
 
 
-def test_a_run_of_ones_own_classes_is_read_by_whoever_trusts_them(train, tmp_path, monkeypatch):
+def test_a_run_of_ones_own_classes_is_read_by_whoever_trusts_them(train, importable):
     source = "from ncsn_lightning import Checkerboard\nclass Board(Checkerboard):\n    pass\n"
-    (tmp_path / "boards.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
+    (importable / "boards.py").write_text(source)
     train("distribution._target_=boards.Board")
     with pytest.raises(ValueError, match="outside ncsn_lightning and not loaded"):
-        load_run(tmp_path / "run")
-    assert type(load_run(tmp_path / "run", trust=("boards",)).distribution).__name__ == "Board"
+        load_run(importable / "run")
+    assert type(load_run(importable / "run", trust=("boards",)).distribution).__name__ == "Board"
 
 
 def test_an_unknown_path_is_refused(tmp_path):
