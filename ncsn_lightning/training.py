@@ -136,11 +136,12 @@ class CompiledSteps:
         torch._dynamo.config.trace_autograd_ops = True
         self.trainee = trainee
         self.groups = optimizer.param_groups
-        for p in trainee.trained:
-            if not optimizer.state[p]:
-                zeros = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
-                step = torch.zeros((), device=p.device)
-                optimizer.state[p] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (step, *zeros), strict=True))
+        for group in self.groups:
+            averages = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
+            for p in group["params"]:
+                if not optimizer.state[p]:
+                    zeros = {name: torch.zeros_like(p, memory_format=torch.preserve_format) for name in averages}
+                    optimizer.state[p] = {"step": torch.zeros((), device=p.device), **zeros}
         optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
         self._run = torch.compile(self._steps, fullgraph=True, dynamic=False)
 

@@ -140,13 +140,14 @@ def test_runs_of_the_same_seed_are_identical_and_of_another_are_not(configure):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
-def test_the_compiled_step_is_the_same_step(configure):
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_compiled_step_is_the_same_step(amsgrad, configure):
     """Forward, backward, AdamW, average and learned weighting in one function, against the eager ones.
 
     The difference is of float32's rounding.
     """
     recipe = [*QUICK, "optimizer=adamw", "objective=stable_target", "objective.num_references=8"]
-    recipe += ["network.hidden_dims=[8]", "trainer.max_steps=10"]
+    recipe += ["network.hidden_dims=[8]", "trainer.max_steps=10", f"+optimizer.amsgrad={amsgrad}"]
     eager, compiled = (
         fit(configure(*recipe, f"compile={value}", folder=f"compile-{value}")) for value in ("false", "true")
     )
