@@ -1,6 +1,6 @@
 """What a sweep's folder holds, read into records; of a sweep that is planned, runs, was interrupted or has ended.
 
-`<sweep>/sweep.json` names the jobs, `<sweep>/<hash>/` is the folder of one. A job's state is found there and nowhere else:
+`<sweep>/sweep.json` names the jobs, `<sweep>/<hash>/` is the folder of one. A job's state is what is found there:
 
 | state | how it is known |
 |---|---|
@@ -16,11 +16,11 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from ..results import read_summary
 from .lease import holder
 
-Ended = Literal["finished", "failed", "diverged", "preempted"]
 State = Literal["waiting", "running", "interrupted", "finished", "failed", "diverged", "preempted"]
 
 
@@ -60,7 +60,7 @@ class Job:
         if self.state == "interrupted":
             return "its process was killed; run the command again to go on"
         lines = (self.summary.get("error") or "").strip().splitlines()
-        return lines[-1].strip() if lines and self.state in get_args(Ended) else ""
+        return lines[-1].strip() if lines and self.state != "running" else ""
 
     def arguments(self) -> list[str]:
         """The overrides that repeat this job alone."""
@@ -141,13 +141,3 @@ def read_job(sweep: Path, name: str, *, overrides: dict[str, str], fixed: list[s
     else:
         state = "waiting"
     return Job(hash=name, folder=folder, overrides=overrides, fixed=fixed, state=state, summary=summary)
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The `summary.json` of a job that ended; empty where there is none, or no whole one."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    ended = isinstance(summary, dict) and summary.get("status") in get_args(Ended)
-    return summary if ended else {}
