@@ -24,9 +24,9 @@ class ResumingSweeper(Sweeper):
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from ncsn_lightning.sweeps.running import name_sweep
+        from ncsn_lightning.sweeps.running import settle
 
-        name_sweep(config)
+        settle(config)
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 

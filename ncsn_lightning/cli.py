@@ -125,15 +125,7 @@ def _run(command: str, task: Task) -> None:
         check_launcher(sys.argv[1:])
         main()
 
-    OmegaConf.register_new_resolver("processes", processes, replace=True)
     _guarded(command, checked)
-
-
-def processes(threads: int) -> int:
-    """How many processes with as many threads each the cores have room for."""
-    import joblib  # type: ignore[import-untyped]
-
-    return max(1, int(joblib.cpu_count()) // threads)
 
 
 def _guarded(command: str, action: Callable[[], Any]) -> None:

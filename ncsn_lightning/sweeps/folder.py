@@ -6,13 +6,14 @@
 |---|---|
 | running | its lease is alive |
 | finished, failed, diverged, preempted | its `summary.json` says so |
-| interrupted | it began, and neither is there: a process was killed; a truncated `summary.json` counts as none |
-| waiting | nothing is there |
+| interrupted | it was taken, and neither is there: a process was killed; a truncated `summary.json` counts as none |
+| waiting | nobody ever took it |
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,13 @@ from ..results import read_summary
 from .lease import holder
 
 State = Literal["waiting", "running", "interrupted", "finished", "failed", "diverged", "preempted"]
+
+
+STOPPED: dict[State, str] = {
+    "interrupted": "its process was killed; run the command again to go on",
+    "preempted": "asked to stop; run the command again to go on",
+}
+"""Why a job did not finish that nothing is wrong with."""
 
 
 class NoSweepError(ValueError):
@@ -57,10 +65,10 @@ class Job:
     @property
     def reason(self) -> str:
         """One line on why the job did not finish; empty where it did, runs or waits."""
-        if self.state == "interrupted":
-            return "its process was killed; run the command again to go on"
+        if self.state in STOPPED:
+            return STOPPED[self.state]
         lines = (self.summary.get("error") or "").strip().splitlines()
-        return lines[-1].strip() if lines and self.state != "running" else ""
+        return re.sub(r"^([a-z_]\w*\.)+", "", lines[-1]) if lines and self.state != "running" else ""
 
     def arguments(self) -> list[str]:
         """The overrides that repeat this job alone."""
@@ -136,7 +144,7 @@ def read_job(sweep: Path, name: str, *, overrides: dict[str, str], fixed: list[s
         state = "running"
     elif summary:
         state = summary["status"]
-    elif (folder / "config.yaml").exists() or (folder / "train.log").exists() or held:
+    elif held:
         state = "interrupted"
     else:
         state = "waiting"

@@ -32,7 +32,8 @@ def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question:
         NoSweepError: there is a damaged `sweep.json`.
     """
     old: dict[str, Any] = read_plan(folder) if (folder / "sweep.json").exists() else {}
-    _warn_of_another_revision(folder, old)
+    origin = {"revision": revision(), "versions": versions()}
+    _warn_of_a_mixture(folder, old, origin)
     lines = {name: dict(_pairs([*job["fixed"]])) | job["overrides"] for name, job in old.get("jobs", {}).items()}
     lines |= {job.hash: {k: v for k, v in _pairs(job.line).items() if k not in OF_THE_SWEEP} for job in jobs}
     factors = _factors(lines, [*old.get("factors", {}), *(key for job in jobs for key in job.swept)])
@@ -45,18 +46,16 @@ def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question:
         "command": "; ".join([*commands, command]),
         "factors": {key: list(dict.fromkeys(p[key] for p in lines.values() if key in p)) for key in factors},
         "jobs": {name: _divided(pairs, factors) for name, pairs in lines.items()},
-        "revision": revision(),
-        "versions": versions(),
+        **origin,
     }
     with replacing(folder / "sweep.json") as path:
         path.write_text(json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
 
 
-def _warn_of_another_revision(folder: Path, old: dict[str, Any]) -> None:
-    if old and (old["revision"], old["versions"]) != (revision(), versions()):
-        before, now = old["revision"], revision()
-        what = f"code {before}, this is {now}" if before != now else "other versions of the packages"
-        log.warning("%s was begun with %s: finished jobs stay as they are; the report names the mixture", folder, what)
+def _warn_of_a_mixture(folder: Path, old: dict[str, Any], origin: dict[str, Any]) -> None:
+    for what, now in origin.items():
+        if old and old[what] != now:
+            log.warning("%s: begun with another %s; what is finished stays, and the report names both", folder, what)
 
 
 def _pairs(line: list[str]) -> Pairs:

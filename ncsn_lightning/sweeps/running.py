@@ -36,8 +36,11 @@ class Unfinished(RuntimeError):  # noqa: N818  (it names what the sweep is)
     """Not every job of the command finished; the message says how many, and what to do."""
 
 
-def name_sweep(config: DictConfig) -> None:
-    """Give a sweep its name, from which follows its folder: as asked for, of its file, else of what it asks for.
+def settle(config: DictConfig) -> None:
+    """Fill in what a sweep's configuration leaves open: its name, from which follows its folder, and its processes.
+
+    The name is the one asked for, that of the sweep's file, else made of what the command asks for. With joblib there
+    are as many processes as the cores have room for with `threads` each.
 
     Raises:
         Refusal: the name is no name.
@@ -47,6 +50,15 @@ def name_sweep(config: DictConfig) -> None:
         raise Refusal(f"sweep_name={name}: give a name without /; for any other place hydra.sweep.dir=…")
     with open_dict(config):
         config.sweep_name = name or _file_name(config) or _short_hash(list(config.hydra.overrides.task))
+    if config.hydra.runtime.choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
+        threads = config.threads if isinstance(config.threads, int) else 1  # which will be refused
+        config.hydra.launcher.n_jobs = max(1, _cores() // max(1, threads))
+
+
+def _cores() -> int:
+    import joblib  # type: ignore[import-untyped]
+
+    return int(joblib.cpu_count())  # that this process may use, in a container too
 
 
 def _file_name(config: DictConfig) -> str:
@@ -98,7 +110,7 @@ def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, la
     finally:
         ended = [conductor.read(name) for name in conductor.jobs]
         console.print(table(ended))
-    _demand_all(ended)
+    _demand_all(ended, retry_failed=config.retry_failed)
 
 
 def _demand_place(folder: Path) -> None:
@@ -145,14 +157,18 @@ def _command() -> str:
     return shlex.join([*(["python"] if program.endswith(".py") else []), name, *arguments])
 
 
-def _pass_on(job: Job) -> None:
-    """Tell a child process that the sweep is being stopped."""
-    if stopping.asked() and (held := holder(job.folder)):
-        stopping.tell(held)
+def _pass_on(jobs: list[Job]) -> None:
+    """Tell the child processes that train that the sweep is being stopped; when all have saved, stop it."""
+    if stopping.asked():
+        held = [holder(job.folder) for job in jobs if job.state == "running"]
+        stopping.tell([one for one in held if one])
 
 
-def _demand_all(jobs: list[Job]) -> None:
+def _demand_all(jobs: list[Job], *, retry_failed: bool) -> None:
     states = Counter(job.state for job in jobs)
     if left := len(jobs) - states["finished"]:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if state != "finished")
-        raise Unfinished(f"{left} of {len(jobs)} jobs did not finish ({counts}); the same command tries them again")
+        remedy = (
+            "the same command tries them again" if retry_failed else "without retry_failed=false they are tried again"
+        )
+        raise Unfinished(f"{left} of {len(jobs)} jobs did not finish ({counts}); {remedy}")

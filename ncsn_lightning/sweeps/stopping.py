@@ -90,7 +90,11 @@ def is_orphan() -> bool:
     return parent is not None and os.getppid() != parent.pid
 
 
-def tell(holder: Holder) -> None:
-    """Ask a child of this process to stop."""
-    if holder.is_here() and holder.parent == os.getpid() and holder.lives():
-        os.kill(holder.pid, signal.SIGTERM)
+def tell(holders: list[Holder]) -> None:
+    """Ask those of these that are children of this process to stop; where none is left, this process need not wait."""
+    children = [one for one in holders if one.is_here() and one.parent == os.getpid()]
+    for child in children:
+        os.kill(child.pid, signal.SIGTERM)
+    if _signals.patient and not children:
+        _signals.patient = _signals.asked = False
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -32,11 +32,11 @@ class View:
         read: reads the job of a hash.
         hashes: of the command's jobs.
         console: where to.
-        look: called with every job that runs, at every look.
+        look: called with all jobs, at every look.
     """
 
     def __init__(
-        self, read: Callable[[str], Job], hashes: list[str], *, console: Console, look: Callable[[Job], None]
+        self, read: Callable[[str], Job], hashes: list[str], *, console: Console, look: Callable[[list[Job]], None]
     ) -> None:
         self.read, self.console, self.look = read, console, look
         self.jobs = {name: read(name) for name in hashes}
@@ -67,14 +67,13 @@ class View:
         for name, job in self.jobs.items():
             if job.state != "finished":
                 self._note(job, self.read(name))
+        self.look(list(self.jobs.values()))
         if self._live:
             self._live.update(self.render(), refresh=True)
 
     def _note(self, old: Job, new: Job) -> None:
         self.jobs[new.hash] = new
-        if new.state == "running":
-            self.look(new)
-        elif new.state != old.state and new.summary and not self._live:
+        if new.state != old.state and new.summary and not self._live:
             done = sum(job.state == "finished" for job in self.jobs.values())
             self.console.print(f"{done} of {len(self.jobs)} finished; {_line(new)}", soft_wrap=True, markup=False)
 
