@@ -64,7 +64,7 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert learned.keys() == report["metrics"]["optimal_weighting_per_level"].keys() == per_level.keys()
     assert all(np.isfinite(list(learned.values())))
     assert report["metrics"]["score_error"] == pytest.approx(np.mean(list(per_level.values())))
-    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(x), 0.0)).double().mean()
+    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(points["x"]), 0.0)).double().mean()
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
 
 
