@@ -13,6 +13,8 @@ from .importance import LEAST_POINTS, importances, installed
 from .metrics import SEED, measured
 from .variance import Array, analysis_of_variance, complete_part
 
+SCALES = ("linear", "log")
+
 FILLED = 0.5
 """Of the product of all swept values, the least share that the planned jobs of a grid fill."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..sweeps.folder import Job, Sweep
 from .comparison import Answer, answer, program
 from .curves import level_curves, rounded, step_curves
-from .grid import importance_shares, variance_shares
+from .grid import SCALES, importance_shares, variance_shares
 from .metrics import METRIC, SEED, names, scalars
 from .pictures import gallery
 
@@ -31,7 +31,7 @@ def payload(sweep: Sweep, metric: str = METRIC) -> dict[str, Any]:
         "jobs": _columns(sweep),
         "values": {name: [rounded(row.get(name, math.nan)) for row in values] for name in metrics},
         "answers": {name: _answer(found, sweep) for name in metrics if (found := answer(sweep, name))},
-        "shares": {name: variance_shares(sweep, name) for name in metrics},
+        "shares": {name: _shares(variance_shares(sweep, name)) for name in metrics},
         "importance": importance_shares(sweep, metric),
         "levels": level_curves(sweep.jobs),
         "steps": step_curves(sweep.jobs),
@@ -121,3 +121,10 @@ def _answer(found: Answer, sweep: Sweep) -> dict[str, Any]:
             for c in found.comparisons
         ],
     }
+
+
+def _shares(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    effects = {scale: found[scale] and [[e.factors, *map(rounded, e[1:])] for e in found[scale]] for scale in SCALES}
+    return {**found, **effects}

@@ -1,0 +1,29 @@
+// Pictures of the samples: the truth first, then every configuration, its seeds side by side, all on the same axes.
+const CARDS = 24;
+
+function drawSamples(section) {
+	if (!data.gallery.length) return section.append(note("No job has left samples yet."));
+	for (const [index, target] of data.gallery.entries()) drawTarget(section, target, `s${index}`);
+	section.append(note("The density of the samples on a square-root scale, the same for all pictures of a target and up to the truth’s highest; the truth has as many points as a job’s samples."));
+}
+
+function drawTarget(section, target, letter) {
+	const [left, right, low, high] = target.frame;
+	const rows = groups().map((group) => ({ ...group, ...numbers(group.jobs), pictured: group.jobs.filter((job) => target.jobs[job.index]) })).filter((row) => row.pictured.length);
+	rows.sort((a, b) => (a.n ? a.mean : Infinity) - (b.n ? b.mean : Infinity));
+	const open = view.more.includes(letter);
+	const shown = open ? rows : rows.slice(0, CARDS);
+	const ratio = (right - left) / (high - low);
+	const truth = h("figure", { class: "card truth" }, h("div", { class: "pictures" }, picture(target.truth, "samples of the truth", ratio)), h("figcaption", {}, h("strong", {}, "Truth"), h("small", {}, `x₁ ${number(left, 2)} … ${number(right, 2)}, x₂ ${number(low, 2)} … ${number(high, 2)}`)));
+	section.append(h("div", { class: "gallery" }, truth, shown.map((row) => card(row, target, ratio))));
+	more(section, letter, rows.length - shown.length, "configurations");
+}
+
+function card(row, target, ratio) {
+	const pictures = row.pictured.map((job) => picture(target.jobs[job.index], `samples of ${label(job, "")}, ${job.state}`, ratio));
+	return h("figure", { class: row.pictured.length > 1 ? "card several" : "card" }, h("div", { class: "pictures" }, pictures), h("figcaption", {}, chips(named(row.first)), h("small", {}, row.n ? `${view.metric} ${plusMinus(row.mean, row.error)}` : "not finished")));
+}
+
+function picture(bytes, text, ratio) {
+	return h("img", { src: `data:image/png;base64,${bytes}`, alt: text, title: text, style: `aspect-ratio:${ratio}`, loading: "lazy", decoding: "async" });
+}
