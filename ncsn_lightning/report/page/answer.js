@@ -32,7 +32,7 @@ function verdict({ ties, comparisons }) {
 	if (!rest) return "No other configuration has finished.";
 	if (!ties) return `Each of the ${rest} other configurations is worse than it, beyond what its seeds explain.`;
 	if (ties === rest) return `${rest === 1 ? "The one other configuration" : `None of the ${rest} other configurations`} can${rest === 1 ? "not" : ""} be told from it by these seeds.`;
-	return `${ties} of the ${rest} other configurations cannot be told from it by these seeds; they are marked below.`;
+	return `${ties} of the ${rest} other configurations cannot be told from it by these seeds; ${ties === 1 ? "it is" : "they are"} marked below.`;
 }
 
 function drawRanking(section, found) {
@@ -42,7 +42,7 @@ function drawRanking(section, found) {
 	const shown = view.more.includes("r") ? rows : rows.slice(0, SHOWN);
 	const scale = track(shown);
 	section.append(h("h3", {}, bySeeds ? "All configurations, best first" : `In order of their mean over ${view.over || "nothing: job by job"}`));
-	const list = h("ol", { class: "ranking" }, axis(scale));
+	const list = h("ol", { class: "ranking", style: `--names:${Math.max(namesOf(), 1)}` }, axis(scale));
 	for (const row of shown) list.append(rankingRow(row, scale, bySeeds ? compared.get(row.first.index) : null, row.first.index === found.best));
 	section.append(h("div", { class: "scroll" }, list));
 	more(section, "r", rows.length - shown.length, "configurations");
@@ -57,9 +57,15 @@ function track(rows) {
 	return scale.domain([low - room, high + room]).range([2, 98]);
 }
 
+// Every setting has a column of its own; where there is no room for columns, each is said with its key.
+function namesOf() {
+	return keys.filter((key) => key !== view.over).length;
+}
+
 function axis(scale) {
 	const marks = ticks(scale).map((value) => h("span", { style: `left:${scale(value)}%` }, number(value, 2)));
-	return h("li", { class: "axis", "aria-hidden": "true" }, h("span"), h("span", { class: "track" }, marks), h("span"), h("span", { class: "difference" }, "worse by (95 %)"));
+	const names = keys.filter((key) => key !== view.over);
+	return h("li", { class: "axis", "aria-hidden": "true" }, (names.length ? names : [""]).map((key) => h("span", {}, key)), h("span", { class: "track" }, marks), h("span"), h("span", { class: "difference" }, "worse by (95 %)"));
 }
 
 function ticks(scale) {
@@ -76,13 +82,13 @@ function rankingRow(row, scale, comparison, isBest) {
 	const kind = isBest ? "is-best" : comparison && !comparison.told ? "is-tied" : "";
 	const text = isBest ? "the best" : comparison && !comparison.told ? "cannot be told from it" : "";
 	return h("li", { class: kind },
-		h("span", { class: "name" }, chips(named(row.first)), text && h("em", {}, text)),
+		namesOf() ? keys.filter((key) => key !== view.over).map((key) => h("span", { class: "level", "data-key": key }, levelText(row.first, key) || "–")) : h("span", {}, "the only one"),
 		h("span", { class: "track", "aria-hidden": "true" },
 			ticks(scale).map((value) => h("i", { class: "tick", style: `left:${scale(value)}%` })),
 			h("i", { class: "range", style: `left:${from}%;width:${to - from}%` }),
 			row.values.map((value) => h("i", { class: "dot", style: `left:${scale(value)}%` })),
 			h("i", { class: "mean", style: `left:${scale(row.mean)}%` })),
-		h("span", { class: "value" }, plusMinus(row.mean, row.error), row.n < row.planned && h("small", {}, ` ${row.n} of ${row.planned}`)),
+		h("span", { class: "value" }, plusMinus(row.mean, row.error), row.n < row.planned && h("small", {}, `${row.n} of ${row.planned} finished`), text && h("em", {}, text)),
 		h("span", { class: "difference" }, comparison && !isBest ? difference(comparison) : ""),
 	);
 }

@@ -66,8 +66,7 @@ function plusMinus(mean, error) {
 }
 
 function percent(share) {
-	if (share > 0 && share < 0.001) return "< 0.1 %";
-	return `${(100 * share).toFixed(1)} %`;
+	return share > 0 && share < 0.001 ? "< 0.1\u00a0%" : `${(100 * share).toFixed(1)}\u00a0%`;
 }
 
 function plural(count, word, many = `${word}s`) {

@@ -44,15 +44,15 @@ function scrollTo(id) {
 
 function drawControls() {
 	const over = [...keys.map((key) => [key, key]), ["", "nothing"]];
-	const themes = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
 	const focused = document.activeElement?.closest("#controls label") ? [...document.querySelectorAll("#controls select")].indexOf(document.activeElement) : -1;
 	const list = document.getElementById("controls");
 	list.replaceChildren(
 		data.metrics.length ? choice("Metric", data.metrics.map((name) => [name, name]), view.metric, (value) => change({ metric: value })) : "",
 		choice("Averaged over", over, view.over, (value) => change({ over: value })),
-		choice("Theme", themes, view.theme, (value) => change({ theme: value })),
 	);
 	list.querySelectorAll("select")[focused]?.focus();
+	const themes = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
+	document.getElementById("theme").replaceChildren(choice("Theme", themes, view.theme, (value) => change({ theme: value })));
 }
 
 function build() {

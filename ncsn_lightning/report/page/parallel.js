@@ -22,7 +22,7 @@ function drawParallel(section) {
 		const inside = (row) => axes.every((axis) => within(axis, row, brushes.get(axis.key)));
 		lines.classed("out", (row) => !inside(row));
 		const chosen = rows.filter(inside).reverse();
-		said.replaceChildren(brushes.size ? `${chosen.length} of ${plural(rows.length, "configuration")} chosen${chosen.length ? `, the best of them ${label(chosen[0].first)}: ${plusMinus(chosen[0].mean, chosen[0].error)}` : ""}. Double-click an axis to let go.` : "Drag along an axis to choose the lines that pass there. Darker lines are better.");
+		said.replaceChildren(brushes.size ? `${chosen.length} of ${plural(rows.length, "configuration")} chosen${chosen.length ? `, the best of them ${label(chosen[0].first)}: ${plusMinus(chosen[0].mean, chosen[0].error)}` : ""}. Double-click an axis to let go.` : "Drag along an axis to choose the lines that pass there. The stronger a line’s colour, the better.");
 	};
 	for (const axis of axes) drawAxis(plot, axis, brushes, [top, bottom], apply);
 	apply();

@@ -3,7 +3,7 @@ const FEW = 40; // curves, above which each is drawn thinner
 
 function figure(section, options, names) {
 	const width = Math.max(280, Math.min(section.clientWidth, options.width ?? 980));
-	const plot = Charts.plot({ style: { fontSize: "12px", background: "none" }, grid: true, color: { type: "identity" }, ...options, width });
+	const plot = Charts.plot({ style: { fontSize: "12px", background: "none" }, color: { type: "identity" }, ...options, width });
 	plot.setAttribute("role", "img");
 	if (options.ariaLabel) plot.setAttribute("aria-label", options.ariaLabel);
 	if (names) highlight(plot);
@@ -45,7 +45,7 @@ function best() {
 
 function curvePlot(section, points, { x, y, height = 380, marks = [], log = true, dots = false, ariaLabel }) {
 	const count = new Set(points.map((point) => point.name)).size;
-	const logY = log && points.every((point) => point.low > 0);
+	const scale = log ? scaleFor(points.flatMap(({ low, high }) => [low, high])) : { type: "linear" };
 	const opacity = count > FEW ? 0.35 : 0.85, first = best();
 	const tip = (point) => `${point.name}\n${x.label} ${number(point.x)}\n${y.label} ${number(point.y)}${point.n > 1 ? `\n${number(point.low)} … ${number(point.high)} over ${point.n}` : ""}`;
 	section.append(legend());
@@ -55,7 +55,7 @@ function curvePlot(section, points, { x, y, height = 380, marks = [], log = true
 		marginBottom: 40,
 		ariaLabel,
 		x: { type: "log", ticks: 5, tickFormat: plain, ...x },
-		y: { type: logY ? "log" : "linear", ticks: 6, tickFormat: plain, nice: true, ...y },
+		y: { ticks: 6, tickFormat: plain, nice: true, grid: true, ...scale, ...y },
 		marks: [
 			...marks,
 			Charts.ruleX(points.filter((point) => point.high > point.low), { x: "x", y1: "low", y2: "high", stroke: "color", strokeOpacity: count > FEW ? 0.15 : 0.4 }),
@@ -64,6 +64,16 @@ function curvePlot(section, points, { x, y, height = 380, marks = [], log = true
 			Charts.tip(points, Charts.pointer({ x: "x", y: "y", title: tip, fontSize: 12, lineWidth: 30 })),
 		],
 	}, true);
+}
+
+// Logarithmic; with values of both signs linear about 0, unless they span little.
+function scaleFor(values) {
+	if (values.every((value) => value > 0)) return { type: "log" };
+	const most = Math.max(...values.map(Math.abs));
+	if (most < 50) return { type: "linear" };
+	const powers = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].filter((power) => power <= most);
+	const inside = (tick) => tick >= Math.min(...values) && tick <= Math.max(...values);
+	return { type: "symlog", nice: false, ticks: [...powers.map((power) => -power), 0, ...powers].filter(inside) };
 }
 
 function plain(value) {
@@ -86,7 +96,7 @@ function drawLevels(section) {
 		x: { label: "noise level σ (data units)" },
 		y: { label: "relative score error" },
 		dots: true,
-		marks: [Charts.ruleY([1], { stroke: "var(--muted)" }), Charts.text([1], { y: (value) => value, frameAnchor: "right", text: () => "no better than the zero score", dy: -7, fill: "var(--muted)", textAnchor: "end" })],
+		marks: [Charts.ruleY([1], { stroke: "var(--muted)" }), Charts.text([1], { y: (value) => value, frameAnchor: "right", text: () => "no better than the zero score", dy: -4, lineAnchor: "bottom", fill: "var(--muted)", textAnchor: "end" })],
 		ariaLabel: "Relative score error against the noise level, one line a configuration",
 	});
 	section.append(note(`One line a configuration: the mean over ${view.over || "its one job"}, from the lowest to the highest at every level. E‖s_θ − s‖² / E‖s‖²: 0 is exact. The thick line is the best one.`));
@@ -139,12 +149,14 @@ function drawParameters(section) {
 	const domain = [Math.min(...values), Math.max(...values)];
 	const grid = h("div", { class: "parameters" });
 	section.append(grid);
-	for (const key of shown) grid.append(parameter(key, rows, log, domain, grid.clientWidth));
+	const columns = Math.max(1, Math.min(shown.length, 3, Math.floor(grid.clientWidth / 300)));
+	const room = Math.min(560, Math.floor((grid.clientWidth - 32 * (columns - 1)) / columns));
+	for (const key of shown) grid.append(parameter(key, rows, log, domain, room));
 	section.append(note(`Every dot is a configuration${view.over ? `, the mean over ${view.over}, its line from lowest to highest` : ""}; the bar is the median of a value’s dots, the band their middle half.`));
 }
 
 // Few values stand side by side, whether numbers or not; the many numbers of a search have an axis of their own.
-function parameter(key, rows, log, domain, room) {
+function parameter(key, rows, log, domain, width) {
 	const { values, numbers: sizes } = data.factors[keys.indexOf(key)];
 	const aside = !sizes || values.length <= 12;
 	const shift = (index) => ((index * 0.618) % 1) * 0.4 - 0.2;
@@ -153,7 +165,6 @@ function parameter(key, rows, log, domain, room) {
 		return { level, x: aside ? level + shift(index) : sizes[level], y: row.mean, low: row.low, high: row.high, name: label(row.first) };
 	}).filter((point) => point.level >= 0);
 	const boxes = aside ? values.map((_, level) => ({ x: level, ...quartiles(points.filter((point) => point.level === level).map((point) => point.y)) })).filter((box) => box.n) : [];
-	const width = Math.min(room, Math.max(300, 90 + 70 * (aside ? values.length : 6)));
 	const long = aside && Math.max(...values.map((value) => value.length)) * 7.5 > (width - 70) / values.length;
 	const ticks = { type: "linear", domain: [-0.5, values.length - 0.5], ticks: values.map((_, level) => level), tickFormat: (level) => shortened(values[level]), tickRotate: long ? -32 : 0 };
 	const plot = Charts.plot({

@@ -15,8 +15,16 @@ function drawTarget(section, target, letter) {
 	const shown = open ? rows : rows.slice(0, CARDS);
 	const ratio = (right - left) / (high - low);
 	const truth = h("figure", { class: "card truth" }, h("div", { class: "pictures" }, picture(target.truth, "samples of the truth", ratio)), h("figcaption", {}, h("strong", {}, "Truth"), h("small", {}, `x₁ ${number(left, 2)} … ${number(right, 2)}, x₂ ${number(low, 2)} … ${number(high, 2)}`)));
+	if (data.gallery.length > 1) section.append(h("h3", {}, common(Object.keys(target.jobs).map((index) => jobs[index]))));
 	section.append(h("div", { class: "gallery" }, truth, shown.map((row) => card(row, target, ratio))));
 	more(section, letter, rows.length - shown.length, "configurations");
+}
+
+// What all jobs on a target have in common, and not with all others: `distribution=moons`.
+function common(members) {
+	const shared = (list) => named(list[0], "").filter(([key, value]) => list.every((job) => levelText(job, key) === value)).map((pair) => pair.join("="));
+	const everywhere = shared(jobs);
+	return shared(members).filter((pair) => !everywhere.includes(pair)).join(" ") || "one of the targets";
 }
 
 function card(row, target, ratio) {
@@ -25,5 +33,5 @@ function card(row, target, ratio) {
 }
 
 function picture(bytes, text, ratio) {
-	return h("img", { src: `data:image/png;base64,${bytes}`, alt: text, title: text, style: `aspect-ratio:${ratio}`, loading: "lazy", decoding: "async" });
+	return h("img", { src: `data:image/png;base64,${bytes}`, alt: text, title: text, style: `aspect-ratio:${ratio}`, decoding: "async" });
 }

@@ -14,17 +14,17 @@ function drawVariance(section) {
 		section.append(note(`${view.metric} is the same in all ${found.jobs} jobs: there is no variance to explain.`));
 		return;
 	}
-	if (found.log) section.append(choice("Variance of", [["linear", view.metric], ["log", `log ${view.metric}`]], of, (value) => change({ of: value })));
-	section.append(h("p", { class: "lead" }, sentence(effects, of)));
+	if (found.log) section.append(h("div", { class: "choices" }, choice("Variance of", [["linear", view.metric], ["log", `log ${view.metric}`]], of, (value) => change({ of: value }))));
+	section.append(h("p", { class: "lead" }, sentence(effects)));
 	section.append(bars(folded(effects).map(([factors, share, chance]) => [factors.length ? factors.join(" × ") : `seeds${found.seeds > 1 ? "" : " (only one)"}`, share, chance, factors.length === 0])));
 	section.append(note(explained(found)));
 }
 
-function sentence(effects, of) {
-	const [factors, share] = effects[0];
-	const seeds = effects.at(-1)[1];
-	const most = factors.length ? `${factors.join(" × ")} ${factors.length > 1 ? "together explain" : "explains"}` : "the seeds explain";
-	return `Most of what differs ${of === "log" ? "by a factor " : ""}between jobs, ${percent(share)} of the variance, ${most}; the seeds alone make ${percent(seeds)}.`;
+function sentence(effects) {
+	const named = effects.slice(0, -1).filter(([, share]) => share >= 0.01).slice(0, 3).map(([factors, share]) => `${factors.join(" × ")} ${percent(share)}`);
+	const seeds = `the seeds alone ${percent(effects.at(-1)[1])}`;
+	if (!named.length) return `Of the variance between jobs nearly all comes from the seeds, ${percent(effects.at(-1)[1])}.`;
+	return `Of the variance between jobs, ${[...named, seeds].slice(0, -1).join(", ")} and ${seeds}.`;
 }
 
 // Beyond the largest, the interactions are given as one, so that the shares still sum to 1.
