@@ -1,6 +1,6 @@
 """Sweeps that nobody trained: folders as the engine leaves them, with known effects, for the tests of the report.
 
-    python tests/synthetic.py FOLDER 200   # to look at a page of 200 jobs
+python tests/synthetic.py FOLDER 200   # to look at a page of 200 jobs
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def make_sweep(
         question: what the sweep asks.
     """
     combinations = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
-    jobs = {_name(overrides): {"overrides": overrides, "fixed": ["trainer.max_steps=2000"]} for overrides in combinations}
+    jobs = {
+        _name(overrides): {"overrides": overrides, "fixed": ["trainer.max_steps=2000"]} for overrides in combinations
+    }
     folder.mkdir(parents=True, exist_ok=True)
     plan = {
         "name": folder.name,
@@ -94,7 +96,9 @@ def effect(overrides: dict[str, str]) -> float:
     """The score error of a configuration without noise."""
     value = 0.01 * math.prod(EFFECTS.get(choice, 1.0) for choice in overrides.values())
     rate = float(overrides.get("optimizer.lr", 0.002))
-    return value * math.exp(math.log(rate / 0.002) ** 2 / 2) * (256 / float(overrides.get("data.batch_size", 256))) ** 0.3
+    return (
+        value * math.exp(math.log(rate / 0.002) ** 2 / 2) * (256 / float(overrides.get("data.batch_size", 256))) ** 0.3
+    )
 
 
 def _make_job(

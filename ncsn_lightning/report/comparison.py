@@ -1,8 +1,8 @@
 """The answer of a sweep: its best configuration, and those that cannot be told from it.
 
-A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over its seeds,
-among those whose seeds have all finished (before there is one: among those with most seeds). Another can be told from
-it where the interval of the paired differences over the seeds of both leaves out 0.
+A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over its
+seeds, among those whose seeds have all finished (before there is one: among those with most seeds). Another can be told
+from it where the interval of the paired differences, over the seeds that both have, leaves out 0.
 """
 
 from __future__ import annotations

@@ -26,34 +26,50 @@ def is_grid(sweep: Sweep) -> bool:
 
 
 def variance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
-    """The exact analysis of variance of a metric and of its logarithm, on the grid or on the part of it that is whole.
+    """The exact analysis of variance of a metric and of its logarithm, on the grid or the largest part without holes.
 
     Returns:
-        None where there is no grid or no part of it that is whole; else `jobs`, how many it uses, `left_out`, the
-        values that it had to leave out by their keys, `seeds`, how many there are in a cell, and the effects as
-        `linear` and, where all values are positive, `log`.
+        None where there is no grid, or nothing left of it; else `jobs`, how many it uses, `seeds`, how many of them are
+        in a cell, `left_out`, the values that it does without, by their keys, and the effects as `linear` and, where
+        all values are positive, `log`.
     """
     if not is_grid(sweep):
         return None
     factors = [key for key in sweep.factors if key != SEED]
-    levels = _levels(sweep.jobs, [*factors, SEED])
-    values = _array(sweep.jobs, levels, metric)
-    kept = complete_part(~np.isnan(values))
-    part = values[np.ix_(*kept)]
+    levels = _levels(sweep.jobs, factors)
+    cells = _cells(sweep.jobs, levels, metric)
+    kept, seeds = _largest_part(cells)
+    part = _first(cells[np.ix_(*kept)], seeds)
     if part.size < 2:
         return None
-    # An axis of one level is no factor; the seeds' axis stays, to be the last one.
-    varied = [axis for axis, key in enumerate(factors) if part.shape[axis] > 1]
-    cells = part.reshape([part.shape[axis] for axis in varied] + [part.shape[-1]])
+    # A factor of one level is none.
+    varied = [axis for axis in range(len(factors)) if part.shape[axis] > 1]
+    values = part.reshape(*(part.shape[axis] for axis in varied), seeds)
     names = [factors[axis] for axis in varied]
-    gone = [[value for place, value in enumerate(v) if place not in k] for v, k in zip(levels.values(), kept, strict=True)]
+    gone = {
+        key: [value for place, value in enumerate(options) if place not in places]
+        for (key, options), places in zip(levels.items(), kept, strict=True)
+    }
     return {
         "jobs": part.size,
-        "seeds": part.shape[-1],
-        "left_out": {key: values for key, values in zip(levels, gone, strict=True) if values},
-        "linear": analysis_of_variance(cells, names),
-        "log": analysis_of_variance(np.log(cells), names) if (cells > 0).all() else None,
+        "seeds": seeds,
+        "left_out": {key: values for key, values in gone.items() if values},
+        "linear": analysis_of_variance(values, names),
+        "log": analysis_of_variance(np.log(values), names) if (values > 0).all() else None,
     }
+
+
+def _largest_part(cells: Array) -> tuple[list[list[int]], int]:
+    """The levels that are kept, and how many seeds of every cell: as many values as possible without holes."""
+    found = (~np.isnan(cells)).sum(-1)
+    parts = [(complete_part(found >= seeds), seeds) for seeds in range(1, cells.shape[-1] + 1)]
+    return max(parts, key=lambda part: part[1] * math.prod(map(len, part[0])))
+
+
+def _first(cells: Array, seeds: int) -> Array:
+    """The first values of every cell that are there, `[*levels, seeds]`."""
+    order = np.argsort(np.isnan(cells), axis=-1, kind="stable")
+    return np.take_along_axis(cells, order, axis=-1)[..., :seeds]
 
 
 def importance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
@@ -74,10 +90,11 @@ def _levels(jobs: Sequence[Job], keys: Sequence[str]) -> dict[str, list[str]]:
     return {key: list(dict.fromkeys(job.overrides.get(key, "") for job in jobs)) for key in keys}
 
 
-def _array(jobs: Sequence[Job], levels: dict[str, list[str]], metric: str) -> Array:
-    """The metric on the grid, `[*levels]`, NaN in its holes."""
-    values = np.full([len(options) for options in levels.values()], np.nan)
+def _cells(jobs: Sequence[Job], levels: dict[str, list[str]], metric: str) -> Array:
+    """The metric on the grid, `[*levels, seeds]`, NaN in its holes."""
+    seeds = list(dict.fromkeys(job.overrides.get(SEED, "") for job in jobs))
+    values = np.full([*map(len, levels.values()), len(seeds)], np.nan)
     for job in jobs:
-        place = tuple(options.index(job.overrides.get(key, "")) for key, options in levels.items())
-        values[place] = measured(job, metric)
+        place = [options.index(job.overrides.get(key, "")) for key, options in levels.items()]
+        values[(*place, seeds.index(job.overrides.get(SEED, "")))] = measured(job, metric)
     return values

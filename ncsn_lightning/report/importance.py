@@ -60,7 +60,11 @@ def importances(points: Sequence[Mapping[str, str]], values: Sequence[float]) ->
         study.add_trial(optuna.trial.create_trial(params=row, distributions=space, value=value))
     shares = FanovaImportanceEvaluator(n_trees=32, max_depth=8, seed=0).evaluate(study)
     whole = sum(shares.values())
-    found = [Importance(key, float(share / whole), float(shares[noise] / whole)) for key, share in shares.items() if key != noise]
+    found = [
+        Importance(key, float(share / whole), float(shares[noise] / whole))
+        for key, share in shares.items()
+        if key != noise
+    ]
     return sorted(found, key=lambda importance: -importance.share)
 
 

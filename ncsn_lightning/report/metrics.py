@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from ..sweeps.folder import Job
 
@@ -38,5 +39,5 @@ def by_level(job: Job, name: str) -> dict[float, float]:
     return {float(sigma): float(value) for sigma, value in (values or {}).items() if _is_number(value)}
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

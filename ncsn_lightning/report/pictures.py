@@ -36,10 +36,12 @@ class Target:
     Attributes:
         truth: draws of the target, `[n, 2]`, data units.
         samples: of each job, by its index, `[n, 2]`, data units.
+        peaks: the truth's highest density in a pixel, by the pictures' size.
     """
 
     truth: Array
     samples: dict[int, Array] = field(default_factory=dict)
+    peaks: dict[int, float] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> Array:
@@ -51,18 +53,18 @@ class Target:
 
     def draw(self, points: Array, side: int) -> str:
         """A picture of points: their density on a square-root scale, the same for all, up to the truth's highest."""
-        density = self._density(points, side)
-        peak = np.quantile(self._density(self.truth, side), 0.995)
-        return _png(np.sqrt(np.minimum(density / peak, 1)))
+        if side not in self.peaks:
+            self.peaks[side] = float(np.quantile(self._density(self.truth, side), 0.995))
+        return _png(np.sqrt(np.minimum(self._density(points, side) / self.peaks[side], 1)))
 
     def _density(self, points: Array, side: int) -> Array:
         """Share of the points in each pixel, slightly blurred, `[rows, columns]`, the top row first."""
         low, high = self.frame
         columns, rows = np.maximum(1, np.round(side * (high - low) / (high - low).max())).astype(int)
-        cells = (points - low) / (high - low) * (columns, rows)
-        inside = np.isfinite(points).all(1) & (cells >= 0).all(1) & (cells < (columns, rows)).all(1)
-        x, y = cells[inside].astype(int).T
-        counts = np.bincount((rows - 1 - y) * columns + x, minlength=rows * columns).reshape(rows, columns)
+        x, y = ((points - low) / (high - low) * (columns, rows)).T
+        inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)  # false for what is not finite, too
+        pixels = (rows - 1 - y[inside].astype(int)) * columns + x[inside].astype(int)
+        counts = np.bincount(pixels, minlength=rows * columns).reshape(rows, columns)
         return _blur(rows) @ counts @ _blur(columns) / len(points)
 
 

@@ -89,7 +89,9 @@ def complete_part(present: NDArray[np.bool_]) -> list[list[int]]:
         part = present[np.ix_(*kept)]
         if part.all():
             return kept
-        holes = [1 - part.mean(tuple(other for other in range(part.ndim) if other != axis)) for axis in range(part.ndim)]
+        holes = [
+            1 - part.mean(tuple(other for other in range(part.ndim) if other != axis)) for axis in range(part.ndim)
+        ]
         axis = max(range(part.ndim), key=lambda axis: (holes[axis].max(initial=0), part.shape[axis]))
         del kept[axis][int(holes[axis].argmax())]
         if not kept[axis]:

@@ -15,7 +15,7 @@ function drawAnswer(section) {
 			h("p", { class: "best-name" }, chips(named(best, data.seed))),
 			h("p", { class: "best-value" }, h("strong", {}, plusMinus(result.mean, result.error)), " ", view.metric),
 			h("p", { class: "best-how" }, sureness(result)),
-			h("p", { class: "verdict" }, verdict(found)),
+			h("p", { class: "verdict" }, verdict(found), " ", pending()),
 			command(found.command),
 		),
 	);
@@ -33,6 +33,11 @@ function verdict({ ties, comparisons }) {
 	if (!ties) return `Each of the ${rest} other configurations is worse than it, beyond what its seeds explain.`;
 	if (ties === rest) return `${rest === 1 ? "The one other configuration" : `None of the ${rest} other configurations`} can${rest === 1 ? "not" : ""} be told from it by these seeds.`;
 	return `${ties} of the ${rest} other configurations cannot be told from it by these seeds; ${ties === 1 ? "it is" : "they are"} marked below.`;
+}
+
+function pending() {
+	const open = jobs.filter((job) => ["waiting", "running", "interrupted", "preempted"].includes(job.state)).length;
+	return open ? `${plural(open, "job")} of ${jobs.length} ${open === 1 ? "is" : "are"} still to come, and may change this.` : "";
 }
 
 function drawRanking(section, found) {
@@ -63,13 +68,13 @@ function namesOf() {
 }
 
 function axis(scale) {
-	const marks = ticks(scale).map((value) => h("span", { style: `left:${scale(value)}%` }, number(value, 2)));
+	const marks = ticks(scale).map((value) => h("span", { style: `left:${scale(value)}%` }, plain(value)));
 	const names = keys.filter((key) => key !== view.over);
 	return h("li", { class: "axis", "aria-hidden": "true" }, (names.length ? names : [""]).map((key) => h("span", {}, key)), h("span", { class: "track" }, marks), h("span"), h("span", { class: "difference" }, "worse by (95 %)"));
 }
 
 function ticks(scale) {
-	const found = scale.ticks(4).filter((value) => scale(value) >= 0 && scale(value) <= 100);
+	const found = scale.ticks(3).filter((value) => scale(value) >= 0 && scale(value) <= 100);
 	if (found.length <= 5) return found;
 	const decades = found.filter((value) => Number.isInteger(Math.round(Math.log10(value) * 1e6) / 1e6));
 	return decades.length > 1 ? decades : found.filter((value) => /^[125]/.test(value.toExponential()));

@@ -31,11 +31,11 @@ function cellOf(cell, good, row, column) {
 	const go = () => change({ find, state: "", at: "jobs" });
 	const lacking = cell.jobs.filter((job) => job.state !== "finished");
 	const states = [...new Set(lacking.map((job) => job.state))];
-	const missing = lacking.length ? `${states.map((state) => GLYPHS[state]).join("")} ${cell.planned - lacking.length} of ${cell.planned}` : "";
+	const missing = lacking.length ? `${states.length === 1 ? `${GLYPHS[states[0]]} ` : ""}${cell.planned - lacking.length} of ${cell.planned}` : "";
 	const said = `${find}: ${cell.n ? number(cell.mean) : "no value"}${lacking.length ? `, ${plural(lacking.length, "job")} ${states.join(" or ")}` : ""}`;
 	if (!cell.n) return h("td", { class: "hole" }, h("button", { type: "button", onclick: go, "aria-label": said, title: said }, h("b", {}, states.map((state) => GLYPHS[state]).join("") || "–"), h("small", {}, states.join(", ") || "no value")));
 	const shade = good(cell.mean);
-	return h("td", { class: shade > 0.5 ? "good" : "bad", style: `background:${ramp(shade)}` },
+	return h("td", { class: shade > 0.62 ? "good" : "bad", style: `background:${ramp(shade)}` },
 		h("button", { type: "button", onclick: go, "aria-label": said, title: said },
 			h("b", {}, number(cell.mean)),
 			h("small", {}, Number.isFinite(cell.deviation) ? `± ${number(cell.deviation, 2)}` : "one job"),

@@ -2,7 +2,7 @@
 const FEW = 40; // curves, above which each is drawn thinner
 
 function figure(section, options, names) {
-	const width = Math.max(280, Math.min(section.clientWidth, options.width ?? 980));
+	const width = Math.max(280, Math.min(section.clientWidth, 1100));
 	const plot = Charts.plot({ style: { fontSize: "12px", background: "none" }, color: { type: "identity" }, ...options, width });
 	plot.setAttribute("role", "img");
 	if (options.ariaLabel) plot.setAttribute("aria-label", options.ariaLabel);
@@ -43,19 +43,21 @@ function best() {
 	return found ? label(jobs[found.best]) : null;
 }
 
-function curvePlot(section, points, { x, y, height = 380, marks = [], log = true, dots = false, ariaLabel }) {
+function curvePlot(section, points, { x, y, height = 380, marks = [], log = true, dots = false, also = [], ariaLabel }) {
 	const count = new Set(points.map((point) => point.name)).size;
-	const scale = log ? scaleFor(points.flatMap(({ low, high }) => [low, high])) : { type: "linear" };
+	const scale = log ? scaleFor([...points.flatMap(({ low, high }) => [low, high]), ...also]) : { type: "linear", nice: true };
+	const sizes = points.map((point) => point.x);
 	const opacity = count > FEW ? 0.35 : 0.85, first = best();
 	const tip = (point) => `${point.name}\n${x.label} ${number(point.x)}\n${y.label} ${number(point.y)}${point.n > 1 ? `\n${number(point.low)} … ${number(point.high)} over ${point.n}` : ""}`;
 	section.append(legend());
 	figure(section, {
 		height,
+		marginTop: 28,
 		marginLeft: 56,
 		marginBottom: 40,
 		ariaLabel,
-		x: { type: "log", ticks: 5, tickFormat: plain, ...x },
-		y: { ticks: 6, tickFormat: plain, nice: true, grid: true, ...scale, ...y },
+		x: { tickFormat: plain, ...logarithmic(Math.min(...sizes), Math.max(...sizes)), ...x },
+		y: { ticks: 6, tickFormat: plain, grid: true, ...scale, ...y },
 		marks: [
 			...marks,
 			Charts.ruleX(points.filter((point) => point.high > point.low), { x: "x", y1: "low", y2: "high", stroke: "color", strokeOpacity: count > FEW ? 0.15 : 0.4 }),
@@ -68,17 +70,30 @@ function curvePlot(section, points, { x, y, height = 380, marks = [], log = true
 
 // Logarithmic; with values of both signs linear about 0, unless they span little.
 function scaleFor(values) {
-	if (values.every((value) => value > 0)) return { type: "log" };
-	const most = Math.max(...values.map(Math.abs));
-	if (most < 50) return { type: "linear" };
-	const powers = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].filter((power) => power <= most);
-	const inside = (tick) => tick >= Math.min(...values) && tick <= Math.max(...values);
-	return { type: "symlog", nice: false, ticks: [...powers.map((power) => -power), 0, ...powers].filter(inside) };
+	const low = Math.min(...values), high = Math.max(...values);
+	if (low > 0) return logarithmic(low, high);
+	const most = Math.max(-low, high);
+	if (most < 50) return { type: "linear", nice: true };
+	const powers = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
+	return { type: "symlog", ticks: [...powers.map((power) => -power), 0, ...powers].filter((tick) => tick >= low && tick <= high) };
+}
+
+// From a little below to a little above, with few lines: decades, and 2 and 5 of each where there is room.
+function logarithmic(low, high) {
+	const room = (high / low) ** 0.04;
+	const [from, to] = high > low * 1.05 ? [low / room, high * room] : [low / 1.2, high * 1.2];
+	const decades = Math.log10(to / from);
+	const first = Math.floor(Math.log10(from));
+	const powers = Array.from({ length: Math.ceil(decades) + 2 }, (_, index) => first + index);
+	const steps = decades > 2.5 ? [1] : decades > 0.7 ? [1, 2, 5] : [1, 2, 3, 4, 5, 6, 7, 8, 9];
+	const ticks = powers.flatMap((power) => steps.map((step) => Number(`${step}e${power}`)));
+	return { type: "log", domain: [from, to], ticks: ticks.filter((tick) => tick >= from && tick <= to) };
 }
 
 function plain(value) {
-	const [mantissa] = value.toExponential().split("e");
-	return Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5 ? (mantissa === "1" ? number(value, 1) : "") : String(Number(value.toPrecision(3))).replace("-", MINUS);
+	if (value === 0) return "0";
+	const size = Math.abs(value);
+	return (size < 1e-3 || size >= 1e5 ? Number(value.toPrecision(2)).toExponential().replace("+", "") : String(Number(value.toPrecision(3)))).replaceAll("-", MINUS);
 }
 
 function legend() {
@@ -96,6 +111,7 @@ function drawLevels(section) {
 		x: { label: "noise level σ (data units)" },
 		y: { label: "relative score error" },
 		dots: true,
+		also: [0.9, 1.4],
 		marks: [Charts.ruleY([1], { stroke: "var(--muted)" }), Charts.text([1], { y: (value) => value, frameAnchor: "right", text: () => "no better than the zero score", dy: -4, lineAnchor: "bottom", fill: "var(--muted)", textAnchor: "end" })],
 		ariaLabel: "Relative score error against the noise level, one line a configuration",
 	});
@@ -169,12 +185,13 @@ function parameter(key, rows, log, domain, width) {
 	const ticks = { type: "linear", domain: [-0.5, values.length - 0.5], ticks: values.map((_, level) => level), tickFormat: (level) => shortened(values[level]), tickRotate: long ? -32 : 0 };
 	const plot = Charts.plot({
 		width,
-		height: 250 + (long ? 50 : 0),
+		height: 260 + (long ? 50 : 0),
+		marginTop: 26,
 		marginLeft: long ? 66 : 52,
 		marginBottom: long ? 80 : 30,
 		style: { fontSize: "12px", background: "none" },
-		x: { label: null, ...(aside ? ticks : { type: isLog(sizes) ? "log" : "linear", ticks: 5, tickFormat: plain }) },
-		y: { type: log ? "log" : "linear", domain, nice: true, grid: true, label: view.metric, ticks: 5, tickFormat: plain },
+		x: { label: null, ...(aside ? ticks : { tickFormat: plain, ...(isLog(sizes) ? logarithmic(Math.min(...sizes), Math.max(...sizes)) : { type: "linear", ticks: 5 }) }) },
+		y: { label: view.metric, grid: true, ticks: 5, tickFormat: plain, ...(log ? logarithmic(...domain) : { type: "linear", domain, nice: true }) },
 		marks: [
 			Charts.ruleX(boxes, { x: "x", y1: "q1", y2: "q3", stroke: "var(--accent)", strokeWidth: 24, strokeOpacity: 0.18 }),
 			Charts.ruleX(points.filter((point) => point.high > point.low && (!log || point.low > 0)), { x: "x", y1: "low", y2: "high", stroke: "var(--ink)", strokeOpacity: 0.45 }),

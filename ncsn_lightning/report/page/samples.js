@@ -9,14 +9,15 @@ function drawSamples(section) {
 
 function drawTarget(section, target, letter) {
 	const [left, right, low, high] = target.frame;
-	const rows = groups().map((group) => ({ ...group, ...numbers(group.jobs), pictured: group.jobs.filter((job) => target.jobs[job.index]) })).filter((row) => row.pictured.length);
+	const rows = groups().map((group) => ({ ...group, ...numbers(group.jobs), pictured: group.jobs.some((job) => target.jobs[job.index]) })).filter((row) => row.pictured);
 	rows.sort((a, b) => (a.n ? a.mean : Infinity) - (b.n ? b.mean : Infinity));
 	const open = view.more.includes(letter);
 	const shown = open ? rows : rows.slice(0, CARDS);
 	const ratio = (right - left) / (high - low);
 	const truth = h("figure", { class: "card truth" }, h("div", { class: "pictures" }, picture(target.truth, "samples of the truth", ratio)), h("figcaption", {}, h("strong", {}, "Truth"), h("small", {}, `x₁ ${number(left, 2)} … ${number(right, 2)}, x₂ ${number(low, 2)} … ${number(high, 2)}`)));
 	if (data.gallery.length > 1) section.append(h("h3", {}, common(Object.keys(target.jobs).map((index) => jobs[index]))));
-	section.append(h("div", { class: "gallery" }, truth, shown.map((row) => card(row, target, ratio))));
+	const most = Math.max(...shown.map((row) => row.jobs.length), 1);
+	section.append(h("div", { class: "gallery", style: `--card:${Math.max(13.5, Math.min(4.4 * most, 36))}rem` }, truth, shown.map((row) => card(row, target, ratio))));
 	more(section, letter, rows.length - shown.length, "configurations");
 }
 
@@ -28,10 +29,14 @@ function common(members) {
 }
 
 function card(row, target, ratio) {
-	const pictures = row.pictured.map((job) => picture(target.jobs[job.index], `samples of ${label(job, "")}, ${job.state}`, ratio));
-	return h("figure", { class: row.pictured.length > 1 ? "card several" : "card" }, h("div", { class: "pictures" }, pictures), h("figcaption", {}, chips(named(row.first)), h("small", {}, row.n ? `${view.metric} ${plusMinus(row.mean, row.error)}` : "not finished")));
+	const pictures = row.jobs.map((job) => (target.jobs[job.index] ? picture(target.jobs[job.index], `samples of ${label(job, "")}, ${job.state}`, ratio) : hole(job, ratio)));
+	return h("figure", { class: row.jobs.length > 1 ? "card several" : "card" }, h("div", { class: "pictures" }, pictures), h("figcaption", {}, chips(named(row.first)), h("small", {}, row.n ? `${view.metric} ${plusMinus(row.mean, row.error)}` : "not finished")));
 }
 
 function picture(bytes, text, ratio) {
 	return h("img", { src: `data:image/png;base64,${bytes}`, alt: text, title: text, style: `aspect-ratio:${ratio}`, decoding: "async" });
+}
+
+function hole(job, ratio) {
+	return h("span", { class: "hole", style: `aspect-ratio:${ratio}`, title: `${label(job, "")}: ${job.state}` }, GLYPHS[job.state], h("span", { class: "hidden" }, job.state));
 }

@@ -21,10 +21,10 @@ function drawVariance(section) {
 }
 
 function sentence(effects) {
-	const named = effects.slice(0, -1).filter(([, share]) => share >= 0.01).slice(0, 3).map(([factors, share]) => `${factors.join(" × ")} ${percent(share)}`);
+	const named = effects.slice(0, -1).filter(([, share]) => share >= 0.01).slice(0, 3).map(([factors, share], index) => `${factors.join(" × ")}${index ? "" : " explains"} ${percent(share)}`);
 	const seeds = `the seeds alone ${percent(effects.at(-1)[1])}`;
 	if (!named.length) return `Of the variance between jobs nearly all comes from the seeds, ${percent(effects.at(-1)[1])}.`;
-	return `Of the variance between jobs, ${[...named, seeds].slice(0, -1).join(", ")} and ${seeds}.`;
+	return `Of the variance between jobs, ${named.join(", ")} and ${seeds}.`;
 }
 
 // Beyond the largest, the interactions are given as one, so that the shares still sum to 1.
@@ -36,11 +36,11 @@ function folded(effects) {
 	return [...rest.slice(0, EFFECTS), [[`${small.length} more`], sum(1), sum(2)], seeds];
 }
 
-function explained({ jobs, seeds, left_out }) {
-	const gone = Object.entries(left_out).map(([key, values]) => `${key}=${values.join(",")}`);
+function explained({ jobs: used, seeds, left_out }) {
+	const gone = Object.entries(left_out).map(([key, values]) => ` without ${key}=${values.join(",")}`);
 	const what = "Sums of squares of each factor, each interaction and the seeds, exact and without a model; the shares sum to 1. ";
 	const line = seeds > 1 ? "The line across a bar is what the seeds alone would give it by chance. " : "With one seed a cell nobody can tell the last interaction from chance. ";
-	const part = gone.length ? `Holes in the grid: this is its whole part, ${plural(jobs, "job")}, without ${gone.join(" ")}.` : `All ${jobs} jobs are in it.`;
+	const part = used < jobs.length ? `The grid has holes; this is the largest part of it that has none: ${used} of ${jobs.length} jobs, ${plural(seeds, "seed")} a cell${gone.join("")}.` : `All ${used} jobs are in it.`;
 	return what + line + part;
 }
 
