@@ -58,9 +58,11 @@ def _binned(curve: Points, edges: Any, used: Any) -> list[float | None] | None:
     if not curve:
         return None
     steps, values = np.array(curve, dtype=np.float64).T
-    bins = np.digitize(steps, edges)
-    means = [float(values[bins == index].mean()) if (bins == index).any() else math.nan for index in used]
-    return [rounded(mean) for mean in means]
+    place = np.searchsorted(used, np.digitize(steps, edges))
+    inside = steps > 0
+    counts = np.bincount(place[inside], minlength=len(used))
+    sums = np.bincount(place[inside], weights=values[inside], minlength=len(used))
+    return [rounded(total / count) if count else None for total, count in zip(sums.tolist(), counts, strict=True)]
 
 
 def _log(path: Path) -> dict[str, Points]:
