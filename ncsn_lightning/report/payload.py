@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
+from ..results import revision, versions
 from ..sweeps.folder import Job, Sweep
 from .comparison import Answer, answer, program
 from .curves import level_curves, rounded, step_curves
@@ -42,10 +43,8 @@ def payload(sweep: Sweep, metric: str = METRIC) -> dict[str, Any]:
 def provenance(sweep: Sweep) -> dict[str, Any]:
     """Where the jobs come from: how many of each revision and set of versions, totals, and who writes this."""
     ended = [job.summary for job in sweep.jobs if job.summary]
-    counts: dict[tuple[str, str], int] = {}
-    for summary in ended:
-        key = (str(summary.get("revision")), str(summary.get("versions", {}).get("ncsn-lightning")))
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter((str(s.get("revision")), str(s.get("versions", {}).get("ncsn-lightning"))) for s in ended)
+    writer = (str(revision()), versions()["ncsn-lightning"])
     packages = dict.fromkeys(package for summary in ended for package in summary.get("versions", {}))
     used = {p: sorted({str(summary.get("versions", {}).get(p)) for summary in ended}) for p in packages}
     return {
@@ -55,7 +54,8 @@ def provenance(sweep: Sweep) -> dict[str, Any]:
         "dirty": sum(str(summary.get("revision")).endswith("-dirty") for summary in ended),
         "steps": sum(int(summary.get("steps", 0)) for summary in ended),
         "seconds": sum(float(summary.get("wall_time", 0)) for summary in ended),
-        "writer": version("ncsn-lightning"),
+        "writer": writer,
+        "another": len(counts) == 1 and writer not in counts,
     }
 
 
