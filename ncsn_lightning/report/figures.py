@@ -32,8 +32,9 @@ def heat_map(sweep: Sweep, *, metric: str = METRIC, rows: str | None = None, col
     axes = figure.add_subplot()
     image = axes.imshow(means, cmap=ERROR_MAP, norm=_norm(means), origin="upper", aspect="auto")
     axes.set_facecolor("#eeeeee")  # where nothing has finished
-    long = sum(map(len, sweep.factors[across])) > 70
-    axes.set_xticks(range(means.shape[1]), sweep.factors[across], **({"rotation": 30, "ha": "right"} if long else {}))
+    axes.set_xticks(range(means.shape[1]), sweep.factors[across])
+    if sum(map(len, sweep.factors[across])) > 70:
+        axes.tick_params("x", rotation=20)
     axes.set_yticks(range(means.shape[0]), sweep.factors[down])
     axes.set(xlabel=across, ylabel=down)
     for (y, x), mean in np.ndenumerate(means):

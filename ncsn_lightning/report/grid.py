@@ -16,13 +16,13 @@ from .variance import Array, analysis_of_variance, complete_part
 SCALES = ("linear", "log")
 
 FILLED = 0.5
-"""Of the product of all swept values, the least share that the planned jobs of a grid fill."""
+"""Of the product of all swept values, the planned jobs of a grid fill more than this share."""
 
 
 def is_grid(sweep: Sweep) -> bool:
     """Whether the planned jobs fill the product of their values, or most of it; points of a search do not."""
     levels = _levels(sweep.jobs, list(sweep.factors))
-    return bool(levels) and len(sweep.jobs) >= FILLED * math.prod(len(values) for values in levels.values())
+    return bool(levels) and len(sweep.jobs) > FILLED * math.prod(len(values) for values in levels.values())
 
 
 def variance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:

@@ -22,9 +22,8 @@ def scalars(job: Job) -> dict[str, float]:
 
 def measured(job: Job, metric: str) -> float:
     """A finished job's metric; NaN where it did not finish, did not measure it, or found no finite value."""
-    value = job.metrics.get(metric)
-    sound = job.state == "finished" and _is_number(value) and math.isfinite(float(value))
-    return float(value) if sound else math.nan
+    value = job.metrics.get(metric) if job.state == "finished" else None
+    return float(value) if _is_number(value) and math.isfinite(value) else math.nan
 
 
 def names(jobs: Iterable[Job]) -> list[str]:
