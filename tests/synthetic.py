@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,11 @@ def effect(overrides: dict[str, str]) -> float:
 def _make_job(
     folder: Path, number: int, overrides: dict[str, str], state: str, samples: int, noise: float, revision: str
 ) -> None:
-    folder.mkdir()
-    (folder / "config.yaml").write_text("seed: 0\n")
+    _lease(folder / "lease", alive=state == "running")
     draw = np.random.default_rng(number)
     error = effect(overrides) * math.exp(noise * draw.standard_normal())
     _write_log(folder, error, draw, until=2000 if state == "finished" else 700)
-    if state == "interrupted":
+    if state in ("interrupted", "running"):
         return
     summary: dict[str, Any] = {
         "status": state,
@@ -132,6 +132,14 @@ def _make_job(
     else:
         summary["error"] = f"Traceback (most recent call last):\n  …\nRuntimeError: the loss is {state} <b>here</b>\n"
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def _lease(places: Path, *, alive: bool) -> None:
+    """The job was taken once; by a process of another machine that still lives, or was let go."""
+    places.mkdir(parents=True)
+    (places / "1.json").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    if not alive:
+        os.utime(places / "1.json", (0, 0))
 
 
 def _metrics(error: float, overrides: dict[str, str], draw: np.random.Generator) -> dict[str, Any]:
@@ -173,7 +181,7 @@ def _board(draw: np.random.Generator, n: int) -> Any:
 
 def main() -> None:
     folder, size = Path(sys.argv[1]), int(sys.argv[2])
-    states = {5: "failed", 11: "diverged", 17: "interrupted", 23: "waiting", 24: "preempted"}
+    states = {5: "failed", 11: "diverged", 17: "interrupted", 23: "waiting", 24: "preempted", 30: "running"}
     print(make_sweep(folder, GRIDS[size], states=states, samples=10_000))
 
 

@@ -25,7 +25,8 @@ def report() -> None:
     except NoSweepError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or arguments.sweep}: cannot be written ({error.strerror}); make room or give access")
+        place = error.filename2 or error.filename or arguments.sweep
+        sys.exit(f"{place}: cannot be written ({error.strerror}); make room or give access")
     size, seconds = page.stat().st_size / 1e6, time.perf_counter() - started
     print(f"{page} ({size:.1f} MB, {seconds:.1f} s); the table is sweep.csv beside it")
 
