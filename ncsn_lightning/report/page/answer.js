@@ -1,5 +1,5 @@
 // The answer first: the best configuration, how sure that is, and all of them in order.
-const SHOWN = 12;
+const SHOWN = 12, MOST = 40; // rows: so many, and as many as cannot be told from the best, at first
 
 function drawAnswer(section) {
 	const found = data.answers[view.metric];
@@ -44,7 +44,8 @@ function drawRanking(section, found) {
 	const compared = new Map(found.comparisons.map(([first, seeds, difference, low, high, told]) => [first, { seeds, difference, low, high, told }]));
 	const bySeeds = view.over === data.seed || seedIndex < 0;
 	const rows = ranked();
-	const shown = view.more.includes("r") ? rows : rows.slice(0, SHOWN);
+	const tied = bySeeds ? rows.findLastIndex((row) => compared.get(row.first.index)?.told === false) : 0;
+	const shown = view.more.includes("r") ? rows : rows.slice(0, Math.min(Math.max(SHOWN, tied + 1), MOST));
 	const scale = track(shown);
 	section.append(h("h3", {}, bySeeds ? "All configurations, best first" : `In order of their mean over ${view.over || "nothing: job by job"}`));
 	const list = h("ol", { class: "ranking", style: `--names:${Math.max(namesOf(), 1)}` }, axis(scale));
