@@ -247,6 +247,23 @@ def test_the_command_says_the_answer_and_imports_nothing_slow(tmp_path):
     assert (code, said[1], wrong) == (0, "no job has finished yet", [])
 
 
+def test_a_multirun_ends_with_its_report(tmp_path):
+    """Of jobs that finished and jobs that failed."""
+    tiny = [
+        *("logger=csv", "trainer.max_steps=20", "data.steps_per_epoch=20", "data.batch_size=64", "data.block_size=10"),
+        *("network.hidden_dims=[8]", "network.embedding.dim=8", "data.validation_size=64", "score_test.num_points=16"),
+        *("~callbacks.figures", "data.block_ends=[]", "callbacks.guard.factor=1e-9,1000.0", "hydra.sweep.dir=sweep"),
+    ]
+    train = [sys.executable, str(Path(__file__).parents[1] / "scripts/train.py"), "-m", *tiny]
+    done = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert f"report: {tmp_path}/sweep/report.html" in done.stdout
+    assert sorted(row["state"] for row in table_of(tmp_path / "sweep")) == ["diverged", "finished"]
+    data = data_of((tmp_path / "sweep/report.html").read_text())
+    assert [factor["key"] for factor in data["factors"]] == ["callbacks.guard.factor"]
+    assert list(data["levels"]) == ["score_error"]
+
+
 def test_what_is_no_sweep_is_refused_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     without = make_sweep(tmp_path / "without", {"seed": []}, samples=0)
