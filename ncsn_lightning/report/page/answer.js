@@ -15,11 +15,11 @@ function drawAnswer(section) {
 			h("p", { class: "best-name" }, chips(named(best, data.seed))),
 			h("p", { class: "best-value" }, h("strong", {}, plusMinus(result.mean, result.error)), " ", view.metric),
 			h("p", { class: "best-how" }, sureness(result)),
-			h("p", { class: "verdict" }, verdict(found), " ", pending()),
+			h("p", { class: "verdict" }, result.n > 1 ? verdict(found) : "From one seed nobody can tell whether the others are worse.", " ", pending()),
 			command(found.command),
 		),
 	);
-	drawRanking(section, found);
+	drawRanking(section, found, result.n > 1);
 }
 
 function sureness({ n, planned }) {
@@ -40,19 +40,20 @@ function pending() {
 	return open ? `${plural(open, "job")} of ${jobs.length} ${open === 1 ? "is" : "are"} still to come, and may change this.` : "";
 }
 
-function drawRanking(section, found) {
+function drawRanking(section, found, several) {
 	const compared = new Map(found.comparisons.map(([first, seeds, difference, low, high, told]) => [first, { seeds, difference, low, high, told }]));
 	const bySeeds = view.over === data.seed || seedIndex < 0;
 	const rows = ranked();
-	const tied = bySeeds ? rows.findLastIndex((row) => compared.get(row.first.index)?.told === false) : 0;
+	const tied = bySeeds && several ? rows.findLastIndex((row) => compared.get(row.first.index)?.told === false) : 0;
 	const shown = view.more.includes("r") ? rows : rows.slice(0, Math.min(Math.max(SHOWN, tied + 1), MOST));
 	const scale = track(shown);
 	section.append(h("h3", {}, bySeeds ? "All configurations, best first" : `In order of their mean over ${view.over || "nothing: job by job"}`));
-	const list = h("ol", { class: "ranking", style: `--names:${Math.max(namesOf(), 1)}` }, axis(scale));
-	for (const row of shown) list.append(rankingRow(row, scale, bySeeds ? compared.get(row.first.index) : null, row.first.index === found.best));
+	const list = h("ol", { class: "ranking", style: `--names:${Math.max(namesOf(), 1)}` }, axis(scale, bySeeds && several));
+	for (const row of shown) list.append(rankingRow(row, scale, bySeeds && several ? compared.get(row.first.index) : null, row.first.index === found.best));
 	section.append(h("div", { class: "scroll" }, list));
 	more(section, "r", rows.length - shown.length, "configurations");
-	section.append(bySeeds ? howItWasTold() : note(`Dots are the single values of ${view.over || "each job"}, the bar is the standard error of their mean.`));
+	if (bySeeds && several) section.append(howItWasTold());
+	if (!bySeeds) section.append(note(`Dots are the single values of ${view.over || "each job"}, the bar is the standard error of their mean.`));
 }
 
 function track(rows) {
@@ -68,10 +69,10 @@ function namesOf() {
 	return keys.filter((key) => key !== view.over).length;
 }
 
-function axis(scale) {
+function axis(scale, compared) {
 	const marks = ticks(scale).map((value) => h("span", { style: `left:${scale(value)}%` }, plain(value)));
 	const names = keys.filter((key) => key !== view.over);
-	return h("li", { class: "axis", "aria-hidden": "true" }, (names.length ? names : [""]).map((key) => h("span", {}, key)), h("span", { class: "track" }, marks), h("span"), h("span", { class: "difference" }, "worse by (95 %)"));
+	return h("li", { class: "axis", "aria-hidden": "true" }, (names.length ? names : [""]).map((key) => h("span", {}, key)), h("span", { class: "track" }, marks), h("span"), h("span", { class: "difference" }, compared && "worse by (95 %)"));
 }
 
 function ticks(scale) {

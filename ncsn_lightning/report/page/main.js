@@ -51,7 +51,7 @@ function drawControls() {
 		choice("Averaged over", over, view.over, (value) => change({ over: value })),
 	);
 	list.querySelectorAll("select")[focused]?.focus();
-	const themes = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
+	const themes = [["", "auto"], ["light", "light"], ["dark", "dark"]];
 	document.getElementById("theme").replaceChildren(choice("Theme", themes, view.theme, (value) => change({ theme: value })));
 }
 

@@ -15,14 +15,14 @@ function drawVariance(section) {
 		return;
 	}
 	if (found.log) section.append(h("div", { class: "choices" }, choice("Variance of", [["linear", view.metric], ["log", `log ${view.metric}`]], of, (value) => change({ of: value }))));
-	section.append(h("p", { class: "lead" }, sentence(effects)));
+	section.append(h("p", { class: "lead" }, sentence(effects, found.seeds)));
 	section.append(bars(folded(effects).map(([factors, share, chance]) => [factors.length ? factors.join(" × ") : `seeds${found.seeds > 1 ? "" : " (only one)"}`, share, chance, factors.length === 0])));
 	section.append(note(explained(found)));
 }
 
-function sentence(effects) {
+function sentence(effects, seedsInACell) {
 	const named = effects.slice(0, -1).filter(([, share]) => share >= 0.01).slice(0, 3).map(([factors, share], index) => `${factors.join(" × ")}${index ? "" : " explains"} ${percent(share)}`);
-	const seeds = `the seeds alone ${percent(effects.at(-1)[1])}`;
+	const seeds = seedsInACell > 1 ? `the seeds alone ${percent(effects.at(-1)[1])}` : "an unknown part of it is the seed’s";
 	if (!named.length) return `Of the variance between jobs nearly all comes from the seeds, ${percent(effects.at(-1)[1])}.`;
 	return `Of the variance between jobs, ${named.join(", ")} and ${seeds}.`;
 }
