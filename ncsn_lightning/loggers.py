@@ -106,6 +106,8 @@ class WandbRun(WandbLogger):
             super().__init__(project=project, save_dir=folder, offline=True)
             return
         experiment = start_wandb(folder, run_id, project=project, **run)
+        if experiment.offline:
+            log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)
         for metric in ("loss/train", "loss/validation", "score_error"):
             experiment.define_metric(metric, step_metric="trainer/global_step", summary="min,last")
         super().__init__(experiment=experiment)
@@ -133,8 +135,6 @@ def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
         os.environ.pop("WANDB_SERVICE", None)  # one inherited from a parent process still holds the run's id
         os.environ["WANDB_MODE"] = "offline"  # or each further job of a sweep would wait as long
         experiment = wandb.init(mode="offline", **arguments)
-    if experiment.offline:
-        log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)
     return experiment
 
 

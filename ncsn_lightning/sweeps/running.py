@@ -78,6 +78,7 @@ def run_sweep(
     launcher: Launcher,
     *,
     report: Callable[[Path], None],
+    publish: Callable[[Path], None],
 ) -> None:
     """Run what is left of a sweep, and print how every job of the command ended.
 
@@ -87,6 +88,7 @@ def run_sweep(
         loader: composes a job's configuration.
         launcher: runs jobs.
         report: is told of the sweep's folder at the end, whatever the end.
+        publish: is told of it too, unless someone stopped the sweep.
 
     Raises:
         Refusal: a job cannot run; none has.
@@ -120,6 +122,7 @@ def run_sweep(
         ended = [conductor.read(name) for name in conductor.jobs]
         console.print(table(ended))
         report(folder)
+    publish(folder)
     _demand_all(ended, retry_failed=config.retry_failed)
 
 
