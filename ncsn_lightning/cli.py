@@ -53,7 +53,8 @@ def sample() -> None:
 
 def _train(cfg: DictConfig) -> float | str:
     settings = HydraConfig.get()
-    folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    folder = Path(settings.runtime.output_dir)
+    overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
 
     def compose() -> dict[str, Any]:
         return {**plain(cfg), "run_id": "-".join(folder.parts[-2:])}
