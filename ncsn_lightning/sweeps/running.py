@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from ..configuration import Refusal, can_change_result, config_hash
+from ..errors import FULL
 from . import stopping
 from .conductor import Conductor
 from .folder import Job
@@ -109,6 +110,10 @@ def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, la
             conductor.run(names)
     except (stopping.Stopped, KeyboardInterrupt, SystemExit) as stop:
         raise Unfinished("stopped; the same command goes on from here") from stop
+    except OSError as error:
+        if error.errno in FULL:
+            raise Unfinished(f"{folder}: {error.strerror}; make room, then the same command goes on") from error
+        raise
     finally:
         ended = [conductor.read(name) for name in conductor.jobs]
         console.print(table(ended))

@@ -74,7 +74,11 @@ def test_a_broken_summary_counts_as_none(sweep):
 
 
 def test_a_reason_is_one_line(sweep):
-    end(sweep, "diverged", "Traceback …\n  File\nncsn_lightning.callbacks.divergence.Diverged: diverged by step 5: a.b\n")
+    end(
+        sweep,
+        "diverged",
+        "Traceback …\n  File\nncsn_lightning.divergence.Diverged: diverged by step 5: a.b\n",
+    )
     assert job(sweep).reason == "Diverged: diverged by step 5: a.b"
     end(sweep, "failed", "KeyError: 'a.b'")
     assert job(sweep).reason == "KeyError: 'a.b'"
