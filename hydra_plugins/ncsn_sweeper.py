@@ -22,10 +22,12 @@ class ResumingSweeper(Sweeper):
 
     Args:
         params: overrides by key, as a sweep's file gives them; the command line has the last word.
+        n_trials: of a search over them; without it, all their combinations are run.
+        n_jobs: of a search that are proposed at once.
     """
 
-    def __init__(self, params: dict[str, Any] | None = None) -> None:
-        self.params = dict(params or {})
+    def __init__(self, *, params: dict[str, Any], n_trials: int | None, n_jobs: int | None) -> None:
+        self.params = dict(params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from ncsn_lightning.sweeps.running import settle
