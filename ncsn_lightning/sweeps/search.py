@@ -101,13 +101,18 @@ class Search:
         return [self.planner.job(list(line), swept=self.swept) for line in itertools.product(*overrides)]
 
     def _names(self, record: Record, say: Say) -> Iterator[list[str]]:
+        tried: set[str] = set()  # two trials may be one point
         while trials := self._next(record, say):
             self._begun |= {trial.number for trial in trials}
-            jobs = [self.conductor.read(job.hash) for trial in trials for job in self.jobs(trial)]
-            yield list(dict.fromkeys(job.hash for job in jobs if job.state not in self._settled))
-        if valued := [trial for trial in self.journal.trials() if trial.value is not None]:
-            best = min(valued, key=lambda trial: float(trial.value or 0.0))
-            say(f"best of {len(valued)} trials: score error {best.value:.4g} at {_label(best)}")
+            names = dict.fromkeys(job.hash for trial in trials for job in self.jobs(trial))
+            left = [
+                name for name in names if name not in tried and self.conductor.read(name).state not in self._settled
+            ]
+            tried.update(left)
+            yield left
+        values = {trial.value: trial for trial in self.journal.trials() if trial.value is not None}
+        if values:
+            say(f"best: score error {min(values):.4g} at {_label(values[min(values)])}")
 
     @property
     def _settled(self) -> tuple[str, ...]:
@@ -118,6 +123,9 @@ class Search:
         """Tell the study what has ended, and take the open trials of its last round, or those of a new one."""
         with self.journal.held() as study:
             trials = self.journal.whole(study)
+            self.conductor.add(
+                [job for trial in trials for job in self.jobs(trial)]
+            )  # another process may have begun some
             for index, trial in enumerate(trials):
                 if not trial.state.is_finished() and (result := self._tell(study, trial)):
                     say(f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
