@@ -99,6 +99,15 @@ def test_karras_is_the_score_of_its_denoiser(generator):
 
 
 @pytest.mark.parametrize("kind", [Preconditioned, Energy])
+def test_a_blurred_target_is_the_sharp_one_at_a_higher_level(kind, generator):
+    """p_σ of q ∗ N(0, τ²I) is q's at √(σ² + τ²)."""
+    network, x = trained_looking(film()), torch.randn(6, 2, generator=generator)
+    blurred = kind(network=network, sigma_data=math.hypot(0.6, 0.4), blur=0.4)
+    sharp = kind(network=network, sigma_data=0.6)
+    torch.testing.assert_close(blurred(x, 0.3), sharp(x, 0.5))
+
+
+@pytest.mark.parametrize("kind", [Preconditioned, Energy])
 def test_a_network_at_zero_is_the_score_of_a_gaussian(kind, generator):
     x = torch.randn(6, 2, generator=generator)
     torch.testing.assert_close(build(kind, film())(x, 0.3), -x / (0.09 + 0.49))
@@ -155,6 +164,7 @@ def test_stacked_members_equal_single_ones(kind, network, generator):
         (lambda: SinusoidalEmbedding(dim=7), "dim"),
         (lambda: FourierEmbedding(bandwidth=0.0), "bandwidth"),
         (lambda: Preconditioned(network=mlp(), sigma_data=-1.0), "sigma_data"),
+        (lambda: Preconditioned(network=mlp(), sigma_data=1.0, blur=2.0), "blur"),
         (lambda: Raw(network="mlp"), "network"),
     ],
 )

@@ -30,18 +30,21 @@ class Distribution(nn.Module, ABC):
         dim: dimension of the data, 2.
         scale: smallest length of the target in data units (a component's standard deviation, a cell's side): σ_min
             should lie well below it.
+        blur: the standard deviation τ, in data units, of noise that the target already carries: p = q ∗ N(0, τ²I) for
+            some q, so that p_σ changes little below σ = τ. 0 where there are hard edges.
         mean: `[2]`, exact.
         covariance: `[2, 2]`, exact.
     """
 
     dim: int = 2
     scale: float
+    blur: float
     mean: Tensor
     covariance: Tensor
 
-    def __init__(self, *, mean: Tensor, covariance: Tensor, scale: float) -> None:
+    def __init__(self, *, mean: Tensor, covariance: Tensor, scale: float, blur: float) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.blur = scale, blur
         self._constant("mean", mean)
         self._constant("covariance", covariance)
 

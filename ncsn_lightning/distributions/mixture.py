@@ -55,7 +55,8 @@ class GaussianMixture(Distribution):
         means, weights, variances = means.double(), weights.double() / weights.double().sum(), variances.double()
         frame = torch.tensor([[1.0, 0.0]]).expand_as(means) if directions is None else directions.double()
         mean = weights @ means
-        super().__init__(mean=mean, covariance=_covariance(means - mean, weights, variances, frame), scale=scale)
+        covariance = _covariance(means - mean, weights, variances, frame)
+        super().__init__(mean=mean, covariance=covariance, scale=scale, blur=float(variances.min().sqrt()))
         groups, group = torch.unique(variances, dim=0, return_inverse=True)
         coefficients = _coefficients(means - mean, weights, None if directions is None else frame)
         member = torch.nn.functional.one_hot(group, groups.shape[0]).T  # [G, K]

@@ -37,7 +37,8 @@ class ConcentricCircles(Distribution):
 
     def __init__(self, radii: Tensor, *, noise: float) -> None:
         variance = noise**2 + float(radii.square().mean()) / 2
-        super().__init__(mean=torch.zeros(2), covariance=variance * torch.eye(2, dtype=torch.float64), scale=noise)
+        covariance = variance * torch.eye(2, dtype=torch.float64)
+        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=noise, blur=noise)
         self.noise = noise
         self._constant("radii", radii)
 
