@@ -119,9 +119,10 @@ class FiLM(Network):
     $$h_{k+1} = \mathrm{silu}\bigl((W_k h_k + b_k)(1 + \gamma_k(\sigma)) + \beta_k(\sigma)\bigr), \qquad
     h_0 = [x, \cos\omega x, \sin\omega x]$$
 
-    γ, β and the output start at zero. The frequencies ω = f n, n ~ N(0, I), have magnitudes f spread evenly in ln f, so that
-    one network sees a board's cells and a tree's twigs. Sources: FiLM: Visual Reasoning with a General Conditioning Layer, Perez et al.,
-    2018; Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains, Tancik et al., 2020.
+    γ, β and the output start at zero. The frequencies are ω = f n with n ~ N(0, I) and magnitudes f spread evenly in
+    ln f, so that one network sees a board's cells and a tree's twigs. Sources: FiLM: Visual Reasoning with a General
+    Conditioning Layer, Perez et al., 2018; Fourier Features Let Networks Learn High Frequency Functions in Low
+    Dimensional Domains, Tancik et al., 2020.
 
     Args:
         embedding: features of σ.
