@@ -123,6 +123,7 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a job on a login node is meant there
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     options = builder.build("trainer", dict)

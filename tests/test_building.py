@@ -222,6 +222,13 @@ def test_a_sweep_in_one_process_refuses_strategies_that_start_others(configure):
     jobs.build(configure(*ddp), overrides=[])
 
 
+def test_a_job_on_a_login_node_builds_without_a_warning(configure, tmp_path, monkeypatch):
+    """Lightning warns where Slurm's `srun` can be found and has not started the process."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs.build(configure(*LEAN), overrides=[])
+
+
 def test_a_group_is_one_object_for_all_that_name_it(configure):
     job = jobs.build(configure("objective=exact"), overrides=[])
     target = job.builder.build("distribution")
