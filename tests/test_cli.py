@@ -366,6 +366,7 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
     assert all("\ngroup: sweep\n" in config for config in configs)
     runs = [next(job.glob("wandb/offline-run-*")).name.rpartition("-run-")[2] for job in (diverged, finished)]
     assert len(set(runs)) == 2
+    assert [list(job.glob("wandb/artifacts/staging/*")) != [] for job in (diverged, finished)] == [False, True]
 
 
 def test_a_full_disk_ends_the_run_and_spares_the_last_good_checkpoint(tmp_path):
