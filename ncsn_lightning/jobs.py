@@ -198,9 +198,9 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
     config, trainer, module = job.module.config, job.trainer, job.module
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
-    if broken := broken_guidelines(schedule, distribution):
-        log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
     if trainer.is_global_zero:
+        if broken := broken_guidelines(schedule, distribution):
+            log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": _summary(trainer).facts["overrides"]}), path)
     try:
