@@ -234,7 +234,9 @@ def test_a_group_is_one_object_for_all_that_name_it(configure):
     target = job.builder.build("distribution")
     assert job.data.distribution is target
     assert job.module.loss.objective.distribution is target
-    assert job.builder.build("callbacks")["figures"].test is job.builder.build("callbacks")["score_error"].test
+    callbacks = job.builder.build("callbacks")
+    assert callbacks["figures"].score_error is callbacks["score_error"]
+    assert callbacks["score_error"].test is job.builder.build("score_test")
 
 
 def test_automatic_values_follow_the_target_and_are_settled(configure):
