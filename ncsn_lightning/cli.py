@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,10 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
     try:
         action()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush succeeds
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit("interrupted")
     except Refusal as error:

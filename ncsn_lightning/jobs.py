@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .building import Builder, fill_automatic
 from .callbacks import RunSummary
-from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, remove_parts, replacing
+from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint, remove_parts, replacing
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .loggers import MetricsCSV
@@ -123,6 +123,7 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a job on a login node is meant there
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     options = builder.build("trainer", dict)
@@ -185,21 +186,23 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     overrides = plain.pop("overrides", [])
     remove_parts(folder)
     checkpoint, torn = latest_checkpoint(folder)
-    for line in torn:
-        log.warning("%s", line)
-    log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
-    files = read_checkpoint(checkpoint).get("files") if checkpoint else None
-    return fit(build(plain, overrides=overrides, trust=(*TRUSTED, *trust), files=files), checkpoint=checkpoint)
+    files = checkpoint.content.get("files") if checkpoint else None
+    job = build(plain, overrides=overrides, trust=(*TRUSTED, *trust), files=files)
+    if job.trainer.is_global_zero:
+        for line in torn:
+            log.warning("%s", line)
+        log.info("resuming from %s", checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet")
+    return fit(job, checkpoint=checkpoint)
 
 
-def fit(job: Job, *, checkpoint: Path | None = None) -> float:
+def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     """Train from the first step or from a checkpoint to the end, log, and return the score error."""
     config, trainer, module = job.module.config, job.trainer, job.module
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
-    if broken := broken_guidelines(schedule, distribution):
-        log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
     if trainer.is_global_zero:
+        if broken := broken_guidelines(schedule, distribution):
+            log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": _summary(trainer).facts["overrides"]}), path)
     try:
@@ -208,8 +211,8 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
             if isinstance(logger, MetricsCSV):
-                logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
-        trainer.fit(module, datamodule=job.data, ckpt_path=checkpoint)
+                logger.rewind(checkpoint.content["metrics_rows"] if checkpoint else 0)
+        trainer.fit(module, datamodule=job.data, ckpt_path=checkpoint.path if checkpoint else None)
     except BaseException:
         _finish(trainer, exit_code=1)
         raise

@@ -72,7 +72,7 @@ class FourierEmbedding(Embedding):
         return math.sqrt(2) * torch.cos(sigma.log().unsqueeze(-1) / 4 * self.frequency + self.phase)
 
 
-def _silu(x: Tensor) -> Tensor:
+def _silu(x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
     """In place where no gradient will ask for the input: sampling is bound by memory."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 

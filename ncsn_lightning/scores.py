@@ -6,7 +6,7 @@ Anything with the call signature of `Score` serves a sampler or a metric: a trai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,10 +16,13 @@ from .arguments import NonNegative, Positive, column, strict
 from .networks import Network
 
 
+@runtime_checkable
 class Score(Protocol):
-    """`(x [*batch, 2], sigma [*#batch] or float) -> [*batch, 2]`, in 1 / data units."""
+    """A score as samplers, objectives and metrics call it; its values are in 1 / data units."""
 
-    def __call__(self, x: Tensor, sigma: Tensor | float, /) -> Tensor: ...
+    def __call__(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float, /
+    ) -> Float[Tensor, "*batch 2"]: ...
 
 
 class ScoreModel(nn.Module, ABC):
@@ -33,8 +36,10 @@ class ScoreModel(nn.Module, ABC):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float) -> Tensor:
-        """The score at `x`, `[*batch, 2]`; `sigma` in data units, of any shape that broadcasts."""
+    def forward(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch 2"]:
+        """The score at `x`; `sigma` in data units, of any shape that broadcasts."""
         return self.score(x, column(sigma, x))
 
     @abstractmethod

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -146,6 +147,16 @@ def test_a_refusal_is_one_line_on_stderr_and_a_failed_process(tmp_path):
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr == "schedule=geometrc: no such option; did you mean geometric?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("question", ["--help", "--cfg=job"])
+def test_a_reader_who_has_seen_enough_ends_the_command_quietly(question, tmp_path):
+    """As in `ncsn-train --help | head`."""
+    command = [sys.executable, str(ROOT / "scripts/train.py"), question]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_wrong_values_are_said_at_once_and_leave_no_folder(tmp_path):
@@ -355,6 +366,7 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
     assert all("\ngroup: sweep\n" in config for config in configs)
     runs = [next(job.glob("wandb/offline-run-*")).name.rpartition("-run-")[2] for job in (diverged, finished)]
     assert len(set(runs)) == 2
+    assert [list(job.glob("wandb/artifacts/staging/*")) != [] for job in (diverged, finished)] == [False, True]
 
 
 def test_a_full_disk_ends_the_run_and_spares_the_last_good_checkpoint(tmp_path):
