@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import OmegaConf
@@ -19,9 +22,10 @@ from torch import Tensor
 
 from .building import Builder, fill_automatic
 from .callbacks import RunSummary
-from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint, remove_parts, replacing
+from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint
 from .configuration import config_hash
 from .data import StreamingDataModule
+from .files import remove_parts, replacing
 from .loggers import MetricsCSV
 from .module import NCSN
 from .samplers import Sampler
@@ -34,6 +38,10 @@ TRUSTED = ("ncsn_lightning", "torch.optim", "lightning")
 """Packages whose classes a run that is resumed may name."""
 
 PARTS: dict[str, type] = {"schedule": Schedule, "sampler": Sampler, "module": NCSN, "data": StreamingDataModule}
+
+
+ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+"""What every machine has."""
 
 
 @dataclass
@@ -53,6 +61,7 @@ def build(
     trust: tuple[str, ...] | None = None,
     files: dict[str, Tensor] | None = None,
     in_sweep: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> Job:
     """Build every object of a training, except the loggers, which would leave traces.
 
@@ -61,17 +70,18 @@ def build(
         overrides: the command line, for the summary.
         trust: packages whose classes may be named, None for any.
         files: what the configuration's files held when the run began, by the path of the argument that names them.
-        in_sweep: whether this process runs several jobs.
+        in_sweep: whether this is one of several jobs, whose progress is shown elsewhere.
+        callbacks: besides the configuration's.
 
     Raises:
         Refusal: naming every wrong value, a line each.
     """
-    builder = Builder(config, trust=trust, given=files)
+    builder = Builder({"config_hash": config_hash(config), **config}, trust=trust, given=files)
     _seed(builder)
     _take_threads(builder)
     fill_automatic(builder)
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
-    callbacks = builder.build_members("callbacks", L.Callback)
+    callbacks = [*builder.build_members("callbacks", L.Callback), *callbacks]
     _check_together(builder, parts)
     if builder.refused:
         _trainer(builder, [], parts, in_sweep=in_sweep)  # for what it would refuse besides
@@ -83,11 +93,26 @@ def build(
         folder=module.config["paths"]["folder"],
         seed=module.config["seed"],
         overrides=overrides,
-        config_hash=config_hash(module.config),
+        config_hash=module.config["config_hash"],
     )
     trainer = _trainer(builder, [*callbacks, summary], parts, in_sweep=in_sweep)
     builder.check()
     return Job(builder, module, parts["data"], trainer)
+
+
+def check(config: dict[str, Any], *, here: bool) -> None:
+    """Build a job of a sweep, and forget it.
+
+    Args:
+        config: the plain configuration.
+        here: whether it will train on this machine; else what this machine has is not asked.
+
+    Raises:
+        Refusal: naming every wrong value, a line each.
+    """
+    if not here:
+        config = {**config, "trainer": {**config["trainer"], **ANYWHERE}}
+    build(config, overrides=[], in_sweep=True)
 
 
 def _seed(builder: Builder) -> None:
@@ -122,14 +147,16 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
 def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any], *, in_sweep: bool) -> Any:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # and need not be used
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a job on a login node is meant there
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     options = builder.build("trainer", dict)
     if not _sound(builder, options):
         return None
     settings = ", ".join(f"{key}={value}" for key, value in options.items())
+    if in_sweep:
+        options = _without_bar(options, callbacks)
     trainer = builder.attempt(
         f"trainer, of {settings}: ",
         lambda: L.Trainer(
@@ -148,6 +175,14 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     if trainer is not None:
         _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
     return trainer
+
+
+def _without_bar(options: dict[str, Any], callbacks: Sequence[L.Callback]) -> dict[str, Any]:
+    """Lightning's options for a training that draws no bar; its own callback then writes lines into the log."""
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    for bar in bars:
+        bar.disable()
+    return options if bars else {"enable_progress_bar": False, **options}
 
 
 def _sound(builder: Builder, options: Any) -> bool:
@@ -172,9 +207,9 @@ def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: b
         )
 
 
-def train(config: dict[str, Any], *, overrides: list[str], in_sweep: bool = False) -> float:
+def train(config: dict[str, Any], *, overrides: list[str]) -> float:
     """Run one training from its first step and return its score error."""
-    return fit(build(config, overrides=overrides, in_sweep=in_sweep))
+    return fit(build(config, overrides=overrides))
 
 
 def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
@@ -184,14 +219,29 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     plain = {str(key): value for key, value in config.items()}
     plain["paths"] = {**plain["paths"], "folder": str(folder)}
     overrides = plain.pop("overrides", [])
-    remove_parts(folder)
+    return go_on(plain, overrides=overrides, trust=(*TRUSTED, *trust))
+
+
+def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> float:
+    """Run one training to its end: from the furthest whole checkpoint in its folder, else from its first step.
+
+    Args:
+        config, overrides, options: of `build`.
+    """
+    folder = Path(config["paths"]["folder"])
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # others may find it writing already
+        remove_parts(folder)
+        (folder / "summary.json").unlink(missing_ok=True)
     checkpoint, torn = latest_checkpoint(folder)
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
     files = checkpoint.content.get("files") if checkpoint else None
-    job = build(plain, overrides=overrides, trust=(*TRUSTED, *trust), files=files)
+    job = build(config, overrides=overrides, files=files, **options)
     if job.trainer.is_global_zero:
         for line in torn:
             log.warning("%s", line)
-        log.info("resuming from %s", checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet")
+        if (folder / "config.yaml").exists():
+            log.info("resuming from %s", checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet")
     return fit(job, checkpoint=checkpoint)
 
 

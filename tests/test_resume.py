@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint, replacing
+from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint
+from ncsn_lightning.files import replacing
 
 TRAIN = Path(__file__).parents[1] / "scripts/train.py"
 RECIPE = [

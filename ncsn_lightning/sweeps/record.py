@@ -1,0 +1,86 @@
+"""Writing `sweep.json`: the jobs of a command joined to those that earlier ones left in the same folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..configuration import can_change_result
+from ..files import replacing
+from ..results import revision, versions
+from .folder import read_plan
+from .planning import OF_THE_SWEEP, Planned, Planner
+
+log = logging.getLogger(__name__)
+
+Line = dict[str, str]
+"""Overrides by their keys."""
+
+
+def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question: str | None, command: str) -> None:
+    """Note the jobs of a command in the sweep's folder, whole or not at all, beside those that are there.
+
+    Args:
+        folder: of the sweep.
+        jobs: of the command.
+        planner: of the command.
+        question: what the sweep asks.
+        command: of a shell, that runs these jobs.
+
+    Raises:
+        NoSweepError: there is a damaged `sweep.json`.
+    """
+    old: dict[str, Any] = read_plan(folder) if (folder / "sweep.json").exists() else {}
+    origin = {"revision": revision(), "versions": versions()}
+    _warn_of_a_mixture(folder, old, origin)
+    lines = {name: _by_key([*job["fixed"], *_texts(job["overrides"])]) for name, job in old.get("jobs", {}).items()}
+    lines |= {job.hash: _by_key(job.line) for job in jobs}
+    factors = _factors(lines, [*old.get("factors", {}), *(key for job in jobs for key in job.swept)])
+    for line in lines.values():
+        for key in factors:
+            if key not in line and key[0] not in "+~":
+                line[key] = f"{key}={planner.value(list(line.values()), key)}"
+    commands = [] if len(lines) == len(jobs) else [text for text in old["command"].split("; ") if text != command]
+    parted = {name: _parted(line, factors) for name, line in lines.items()}
+    values = {key: dict.fromkeys(job["overrides"].get(key) for job in parted.values()) for key in factors}
+    plan = {
+        "name": folder.name,
+        "question": question or old.get("question"),
+        "command": "; ".join([*commands, command]),
+        "factors": {key: [value for value in found if value is not None] for key, found in values.items()},
+        "jobs": parted,
+        **origin,
+    }
+    with replacing(folder / "sweep.json") as path:
+        path.write_text(json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
+
+
+def _warn_of_a_mixture(folder: Path, old: dict[str, Any], origin: dict[str, Any]) -> None:
+    for what, now in origin.items():
+        if old and old[what] != now:
+            log.warning("%s: begun with another %s; what is finished stays, and the report names both", folder, what)
+
+
+def _by_key(line: list[str]) -> Line:
+    texts = {text.partition("=")[0]: text for text in line}
+    return {key: text for key, text in texts.items() if key not in OF_THE_SWEEP}
+
+
+def _texts(overrides: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in overrides.items()]
+
+
+def _factors(lines: dict[str, Line], swept: list[str]) -> list[str]:
+    """The swept keys, and those in which the commands of one folder differ."""
+    every = dict.fromkeys(key for line in lines.values() for key in line)
+    differing = [key for key in every if len({line.get(key) for line in lines.values()}) > 1]
+    return list(dict.fromkeys([*swept, *(key for key in differing if can_change_result(key.lstrip("+~")))]))
+
+
+def _parted(line: Line, factors: list[str]) -> dict[str, Any]:
+    return {
+        "overrides": {key: line[key].partition("=")[2] for key in factors if key in line},
+        "fixed": [text for key, text in line.items() if key not in factors],
+    }
