@@ -40,7 +40,12 @@ class ScoreErrors(NamedTuple):
     @property
     def per_level(self) -> dict[str, float]:
         """The relative error by its level, as summaries write it."""
-        return {f"{s:.4g}": e for s, e in zip(self.sigmas.tolist(), self.relative.tolist(), strict=True)}
+        return by_level(self.sigmas, self.relative)
+
+
+def by_level(sigmas: Float[Tensor, "levels"], values: Float[Tensor, "levels"]) -> dict[str, float]:
+    """A quantity by its level, as summaries write it."""
+    return {f"{sigma:.4g}": value for sigma, value in zip(sigmas.tolist(), values.tolist(), strict=True)}
 
 
 class ScoreTest(nn.Module):

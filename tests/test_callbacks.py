@@ -41,8 +41,10 @@ def run_with(configure, callback, *overrides):
 def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     jobs.fit(jobs.build(configure("weighting=learned", "callbacks.figures.every_n_steps=50"), overrides=["x=1"]))
     folder = tmp_path / "run"
-    x = np.load(folder / "samples.npz")["x"]
-    assert x.shape == (50, 2)
+    points = np.load(folder / "samples.npz")
+    assert (points["x"].shape, points["truth"].shape) == ((50, 2), (50, 2))
+    on_the_board = np.floor(points["truth"]).sum(-1) % 2 == 0
+    assert on_the_board.all()
     names = {"samples", "score_field", "score_error", "loss_levels", "filmstrip", "schedule", "learned_weighting"}
     assert {p.stem for p in (folder / "figures").glob("*.png")} == names
     for picture in (folder / "figures").glob("*.png"):
@@ -59,8 +61,11 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert (report["status"], report["steps"], report["overrides"], report["error"]) == ("finished", 100, ["x=1"], None)
     per_level = report["metrics"]["score_error_per_level"]
     assert len(per_level) == 10
+    learned = report["metrics"]["learned_weighting_per_level"]
+    assert learned.keys() == report["metrics"]["optimal_weighting_per_level"].keys() == per_level.keys()
+    assert all(np.isfinite(list(learned.values())))
     assert report["metrics"]["score_error"] == pytest.approx(np.mean(list(per_level.values())))
-    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(x), 0.0)).double().mean()
+    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(points["x"]), 0.0)).double().mean()
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
 
 

@@ -18,7 +18,7 @@ from ..arguments import Count, Index, strict
 from ..distributions import Distribution
 from ..files import replacing
 from ..loggers import log_picture, log_table
-from ..metrics import off_support
+from ..metrics import by_level, off_support
 from ..module import NCSN
 from ..objectives import Learned
 from ..randomness import keyed_generator
@@ -33,8 +33,9 @@ TABLE_ROWS = 1000
 class SamplesAndFigures(L.Callback):
     """Sample and draw, every few steps and at the end.
 
-    Along the way: the samples beside the target. At the end: `samples.npz` (key `x`, `[n, 2]` float32) and every figure
-    into `figures/`, and to the loggers.
+    Along the way: the samples beside the target. At the end: `samples.npz` (keys `x`, and `truth`, as many draws of the
+    target, the same in every run on it; `[n, 2]` float32) and every figure into `figures/`, and to the loggers. Of a
+    learned weighting, u(σ) and its optimum (nats) go to the summary.
 
     Args:
         distribution, schedule, levels: of the run.
@@ -82,8 +83,9 @@ class SamplesAndFigures(L.Callback):
         pl_module.results["sampling_time"] = time.perf_counter() - started
         pl_module.results["off_support"] = off_support(self.distribution, samples)
         pl_module.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
+        truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
         with replacing(self.folder / "samples.npz") as path:
-            np.savez(path, x=samples.numpy())
+            np.savez(path, x=samples.numpy(), truth=truth.float().numpy())
         for logger in trainer.loggers:
             log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
         for name, figure in self._figures(pl_module, states):
@@ -106,7 +108,11 @@ class SamplesAndFigures(L.Callback):
         yield "filmstrip", plotting.plot_filmstrip(self.distribution, states, self.schedule.sigmas)
         yield "schedule", self._schedule_figure(module)
         if isinstance(module.loss.weighting, Learned):
-            yield "learned_weighting", self._learned_figure(copy.deepcopy(module).cpu())
+            u, optimum = self._learned_weighting(copy.deepcopy(module).cpu())
+            sigmas = errors.sigmas.cpu()
+            module.results["learned_weighting_per_level"] = by_level(sigmas, u)
+            module.results["optimal_weighting_per_level"] = by_level(sigmas, optimum)
+            yield "learned_weighting", plotting.plot_learned_weighting(sigmas, u, optimum)
 
     def _schedule_figure(self, module: NCSN) -> Figure:
         sigmas = self.schedule.sigmas
@@ -116,8 +122,8 @@ class SamplesAndFigures(L.Callback):
         return plotting.plot_schedule(sigmas, sigma_grid=grid, weight=weight, density=self.levels.density(grid))
 
     @torch.no_grad()
-    def _learned_figure(self, module: NCSN) -> Figure:
-        """u(σ) beside ln E[σ² e / D] of the weights in training, on fresh points."""
+    def _learned_weighting(self, module: NCSN) -> tuple[Tensor, Tensor]:
+        """u(σ) and its optimum ln E[σ² e / D] of the weights in training, on fresh points, `[L]` each."""
         objective, weighting = module.loss.objective, module.loss.weighting
         assert isinstance(weighting, Learned)
         generator = keyed_generator(self.seed, "learned weighting")
@@ -127,8 +133,7 @@ class SamplesAndFigures(L.Callback):
         noise = torch.randn(x.shape, generator=generator)
         references = self.distribution.sample(objective.num_references, generator=generator)
         error = objective(module.model, x, sigma, noise, references).mean(-1)
-        optimum = (sigmas.square() * error / weighting.dim).log()
-        return plotting.plot_learned_weighting(sigmas, weighting.u(sigmas), optimum)
+        return weighting.u(sigmas), (sigmas.square() * error / weighting.dim).log()
 
     def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
         """Save a figure or an animation in the run's folder and hand it to the loggers."""
