@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal, config_folder, packages, plain
 from .overrides import refused_overrides
+from .preemption import Preempted, is_first_rank, listening
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def sample() -> None:
 def _train(cfg: DictConfig) -> float:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    with _last_word(folder):
+    with listening(), _last_word(folder):
         from . import jobs
 
         config, in_sweep = plain(cfg), settings.mode == RunMode.MULTIRUN
@@ -86,7 +87,7 @@ def _resume(arguments: list[str]) -> None:
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
-    with _last_word(folder):
+    with listening(), _last_word(folder):
         from . import jobs
 
         jobs.resume(folder, trust=packages(given.get("trust", "")))
@@ -102,7 +103,7 @@ def _run(command: str, task: Task) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other jobs run on
                 log.error("%s", _one_line(error))
                 raise
-            sys.exit(_one_line(error))
+            _exit(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, not to its own printer
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
@@ -123,7 +124,13 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
     except (HydraException, ValueError) as error:
         sys.exit("\n".join(refused_overrides(command, sys.argv[1:])) or _one_line(error))
     except Exception as error:
-        sys.exit(_one_line(error))
+        _exit(error)
+
+
+def _exit(error: Exception) -> NoReturn:
+    if isinstance(error, Preempted) and not is_first_rank():
+        sys.exit(0)  # a rank that fails would take the first one with it, before that is done
+    sys.exit(_one_line(error))
 
 
 def _one_line(error: BaseException) -> str:
@@ -155,17 +162,21 @@ def _last_word(folder: Path) -> Iterator[None]:
     except Refusal:
         FoldersBefore.forget(folder)
         raise
+    except Preempted as end:
+        _log_in_files(str(end))
+        raise
     except BaseException as error:
-        _log_traceback()
+        _log_in_files("this job failed", with_traceback=True)
         error.add_note(f"the traceback is in {folder / 'train.log'}")
         if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(f"{folder}: {error.strerror}; make room, then go on with resume={folder}") from error
         raise
 
 
-def _log_traceback() -> None:
+def _log_in_files(message: str, *, with_traceback: bool = False) -> None:
     """Into the files alone: the console has its one line."""
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), sys.exc_info())
+    error = sys.exc_info() if with_traceback else None
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), error)
     for handler in _log_files():
         handler.handle(record)
 
@@ -199,7 +210,7 @@ class FoldersBefore(Callback):
     @classmethod
     def forget(cls, folder: Path) -> None:
         """Remove a folder and the parents that this leaves empty, as far as they are new."""
-        if folder in cls.found or not cls.found or "LOCAL_RANK" in os.environ:
+        if folder in cls.found or not cls.found or not is_first_rank():
             return
         for handler in _log_files():
             handler.close()

@@ -16,14 +16,17 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 
 from .building import Builder, fill_automatic
-from .callbacks import RunSummary
+from .callbacks import PreemptionCheckpoint, RunSummary
+from .callbacks.preemption import SignalsLeftAlone
 from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, remove_parts, replacing
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .loggers import MetricsCSV
 from .module import NCSN
+from .preemption import Preempted, is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
 from .training import check_compilable
@@ -79,13 +82,15 @@ def build(
     module, distribution = parts["module"], builder.build("distribution")
     module.config = builder.settled()
     module.files = {f"distribution.{name}": content for name, content in distribution.files.items()}
+    folder = module.config["paths"]["folder"]
     summary = RunSummary(
-        folder=module.config["paths"]["folder"],
+        folder=folder,
         seed=module.config["seed"],
         overrides=overrides,
         config_hash=config_hash(module.config),
     )
-    trainer = _trainer(builder, [*callbacks, summary], parts, in_sweep=in_sweep)
+    last = [summary, PreemptionCheckpoint(folder=folder)]
+    trainer = _trainer(builder, [*callbacks, *last], parts, in_sweep=in_sweep)
     builder.check()
     return Job(builder, module, parts["data"], trainer)
 
@@ -145,6 +150,7 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
         ),
     )
     if trainer is not None:
+        trainer._signal_connector = SignalsLeftAlone(trainer)
         _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
     return trainer
 
@@ -183,7 +189,8 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     plain = {str(key): value for key, value in config.items()}
     plain["paths"] = {**plain["paths"], "folder": str(folder)}
     overrides = plain.pop("overrides", [])
-    remove_parts(folder)
+    if is_first_rank():
+        remove_parts(folder)
     checkpoint, torn = latest_checkpoint(folder)
     for line in torn:
         log.warning("%s", line)
@@ -193,7 +200,11 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
 
 
 def fit(job: Job, *, checkpoint: Path | None = None) -> float:
-    """Train from the first step or from a checkpoint to the end, log, and return the score error."""
+    """Train from the first step or from a checkpoint to the end, log, and return the score error.
+
+    Raises:
+        Preempted: the process was asked to stop (`ncsn_lightning.preemption`).
+    """
     config, trainer, module = job.module.config, job.trainer, job.module
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
@@ -202,23 +213,33 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
     if trainer.is_global_zero:
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": _summary(trainer).facts["overrides"]}), path)
-    try:
-        trainer.loggers = job.builder.build_members("logger", Logger)
-        job.builder.check()
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-            if isinstance(logger, MetricsCSV):
-                logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
-        trainer.fit(module, datamodule=job.data, ckpt_path=checkpoint)
-    except BaseException:
-        _finish(trainer, exit_code=1)
-        raise
-    _finish(trainer, exit_code=0)
+    with listening():
+        _fit(job, checkpoint)
     # A rank of another process (ddp_spawn) keeps its results to itself, and the last validation's are handed back.
     error = float(module.results.get("score_error", trainer.callback_metrics.get("score_error", float("nan"))))
     if trainer.is_global_zero:
         log.info("score error %.4g; pictures and numbers in %s", error, folder)
     return error
+
+
+def _fit(job: Job, checkpoint: Path | None) -> None:
+    trainer = job.trainer
+    try:
+        trainer.loggers = job.builder.build_members("logger", Logger)
+        job.builder.check()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(job.module.config)
+            if isinstance(logger, MetricsCSV):
+                logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint)
+    except ProcessRaisedException as error:  # in a rank of another process, whose last words are all that is left of it
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        _finish(trainer, exit_code=1)
+        raise (Preempted(message) if kind.endswith(f".{Preempted.__name__}") else error) from error
+    except BaseException:
+        _finish(trainer, exit_code=1)
+        raise
+    _finish(trainer, exit_code=0)
 
 
 def _finish(trainer: L.Trainer, *, exit_code: int) -> None:

@@ -1,9 +1,19 @@
-"""What happens around the training: score errors, samples and figures, a guard, a summary."""
+"""What happens around the training: score errors, samples and figures, a guard, a stop on request, a summary."""
 
 from .divergence import Diverged, DivergenceGuard
 from .figures import SamplesAndFigures
+from .preemption import Preempted, PreemptionCheckpoint
 from .progress import StepProgressBar
 from .score_error import ScoreError
 from .summary import RunSummary
 
-__all__ = ["Diverged", "DivergenceGuard", "RunSummary", "SamplesAndFigures", "ScoreError", "StepProgressBar"]
+__all__ = [
+    "Diverged",
+    "DivergenceGuard",
+    "Preempted",
+    "PreemptionCheckpoint",
+    "RunSummary",
+    "SamplesAndFigures",
+    "ScoreError",
+    "StepProgressBar",
+]

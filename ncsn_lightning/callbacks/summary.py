@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..arguments import Index, strict
 from ..checkpoints import replacing
 from ..loggers import summarize
 from ..module import NCSN
+from ..preemption import Preempted
 from .divergence import Diverged
 
 Status = Literal["finished", "failed", "diverged", "preempted"]
@@ -44,6 +44,7 @@ class RunSummary(L.Callback):
         self.train_started: float | None = None
         self.earlier = 0.0
         self.training_time = 0.0
+        self.losses: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.train_started = time.perf_counter()
@@ -65,6 +66,16 @@ class RunSummary(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier, self.training_time = state_dict["wall_time"], state_dict["training_time"]
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = self._losses(trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.losses = checkpoint["losses"]
+
+    def _losses(self, trainer: L.Trainer) -> dict[str, float]:
+        """The last ones logged, by this process or before it."""
+        return self.losses | {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
+
     def _wall_time(self) -> float:
         return self.earlier + time.perf_counter() - self.started
 
@@ -72,16 +83,16 @@ class RunSummary(L.Callback):
         self._write(trainer, pl_module, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        error = "".join(traceback.format_exception(exception))
-        self._write(trainer, pl_module, _status(exception), error)
+        status = _status(exception)
+        error = str(exception) if status == "preempted" else "".join(traceback.format_exception(exception))
+        self._write(trainer, pl_module, status, error)
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, status: Status, error: str | None) -> None:
         assert isinstance(module, NCSN)
         if not trainer.is_global_zero:
             return
         self._clock()
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
-        metrics |= {"training_time": self.training_time, **module.results}
+        metrics = {**self._losses(trainer), "training_time": self.training_time, **module.results}
         for logger in trainer.loggers:
             summarize(logger, {k: v for k, v in metrics.items() if isinstance(v, float)}, trainer.global_step)
         summary = {
@@ -101,7 +112,7 @@ class RunSummary(L.Callback):
 def _status(exception: BaseException) -> Status:
     if isinstance(exception, Diverged):
         return "diverged"
-    return "preempted" if isinstance(exception, SIGTERMException) else "failed"
+    return "preempted" if isinstance(exception, Preempted) else "failed"
 
 
 def versions() -> dict[str, str]:
