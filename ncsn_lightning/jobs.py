@@ -16,17 +16,17 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import OmegaConf
 from torch import Tensor
-from torch.multiprocessing import ProcessRaisedException
 
 from .building import Builder, fill_automatic
 from .callbacks import PreemptionCheckpoint, RunSummary
 from .callbacks.preemption import SignalsLeftAlone
+from .callbacks.spawned import original
 from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, remove_parts, replacing
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .loggers import MetricsCSV
 from .module import NCSN
-from .preemption import Preempted, is_first_rank, listening
+from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
 from .training import check_compilable
@@ -128,6 +128,9 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* not empty.*")  # where a run goes on, it is not
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # an epoch's end is gone through again
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     options = builder.build("trainer", dict)
@@ -232,12 +235,10 @@ def _fit(job: Job, checkpoint: Path | None) -> None:
             if isinstance(logger, MetricsCSV):
                 logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint)
-    except ProcessRaisedException as error:  # in a rank of another process, whose last words are all that is left of it
-        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    except BaseException as error:
         _finish(trainer, exit_code=1)
-        raise (Preempted(message) if kind.endswith(f".{Preempted.__name__}") else error) from error
-    except BaseException:
-        _finish(trainer, exit_code=1)
+        if original(error) is not error:
+            raise original(error) from error
         raise
     _finish(trainer, exit_code=0)
 

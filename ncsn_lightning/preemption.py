@@ -1,7 +1,7 @@
 """Being asked to stop: a signal sets a flag and nothing else; whoever is where nothing is half done looks at it.
 
-SIGTERM says that the process must go. SIGUSR1 and SIGUSR2 are a scheduler's warning, some time before that: whoever stops
-then is to be started again. Imports nothing slow.
+SIGTERM says that the process must go. SIGUSR1 and SIGUSR2 are a scheduler's warning, some time before that: whoever
+stops then is to be started again. Imports nothing slow.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def is_first_rank() -> bool:
 
 
 def _requeue() -> None:
-    """Have this process started again, by whoever listened to the warning before, or by Slurm if it is a batch job there.
+    """Have this process started again: by whoever listened to the warning before, else by Slurm, where this is its job.
 
     Submitit is such a listener: it requeues its job and exits.
     """

@@ -17,8 +17,9 @@ from ..arguments import Index, strict
 from ..checkpoints import replacing
 from ..loggers import summarize
 from ..module import NCSN
-from ..preemption import Preempted
 from .divergence import Diverged
+from .preemption import Preempted
+from .spawned import original
 
 Status = Literal["finished", "failed", "diverged", "preempted"]
 
@@ -83,8 +84,8 @@ class RunSummary(L.Callback):
         self._write(trainer, pl_module, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        status = _status(exception)
-        error = str(exception) if status == "preempted" else "".join(traceback.format_exception(exception))
+        status = _status(original(exception))
+        error = str(original(exception)) if status == "preempted" else "".join(traceback.format_exception(exception))
         self._write(trainer, pl_module, status, error)
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, status: Status, error: str | None) -> None:
