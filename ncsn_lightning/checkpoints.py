@@ -1,35 +1,18 @@
-"""How checkpoints, and every other file of a run, are written whole, found again and read safely."""
+"""How checkpoints are written whole, found again and read safely."""
 
 from __future__ import annotations
 
 import errno
 import os
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-
-@contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """Write a file under a temporary name beside it; it takes the name `path` only once it is whole and on disk.
-
-    A process killed inside leaves the old file as it was. The temporary file of an exception is removed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from .files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -75,12 +58,6 @@ def _load(path: Path, *, map_location: Any) -> Any:
         ) from error
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path}: truncated or no checkpoint; use another one of the run") from error
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed process had half written below a run's folder."""
-    for path in folder.rglob(".*.part.*"):
-        path.unlink()
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:

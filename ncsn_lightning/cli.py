@@ -5,7 +5,6 @@ Torch is imported only once a configuration stands, so that help and refusals an
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -24,15 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal, config_folder, packages, plain
-from .overrides import refused_overrides
+from .errors import FULL, log_error, log_files, one_line
+from .overrides import check_launcher, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
+from .sweeps import job
+from .sweeps.lease import take
 
 log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig], Any]
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a file system that takes no more."""
 
 
 def train() -> None:
@@ -53,17 +52,21 @@ def sample() -> None:
     _run("sample", _sample)
 
 
-def _train(cfg: DictConfig) -> float:
+def _train(cfg: DictConfig) -> float | str:
     settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
+    folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+
+    def compose() -> dict[str, Any]:
+        return {**plain(cfg), "run_id": "-".join(folder.parts[-2:])}
+
+    if settings.runtime.choices["hydra/sweeper"] == "resuming" and settings.mode == RunMode.MULTIRUN:
+        return job.run(lambda: job.named(compose(), folder), overrides=overrides, folder=folder)
     with listening(), _last_word(folder):
+        if sweep := settings.runtime.choices.get("sweep"):
+            raise Refusal(f"sweep={sweep}: this runs one job; add -m for all of the sweep")
         from . import jobs
 
-        config, in_sweep = plain(cfg), settings.mode == RunMode.MULTIRUN
-        config["run_id"] = "-".join(folder.parts[-2:])
-        if in_sweep:
-            config["group"] = config["group"] or Path(settings.sweep.dir).name
-        return jobs.train(config, overrides=list(settings.overrides.task), in_sweep=in_sweep)
+        return jobs.train(compose(), overrides=overrides)
 
 
 def _evaluate(cfg: DictConfig) -> None:
@@ -87,10 +90,22 @@ def _resume(arguments: list[str]) -> None:
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
-    with listening(), _last_word(folder):
+    with listening(), _last_word(folder), _held(folder, given["resume"]):
         from . import jobs
 
         jobs.resume(folder, trust=packages(given.get("trust", "")))
+
+
+@contextmanager
+def _held(folder: Path, named: str) -> Iterator[None]:
+    """Take a job of a sweep from whoever else might train it; the folder of a single run is nobody else's."""
+    if not (folder / "lease").is_dir():
+        yield
+    elif lease := take(folder):
+        with lease:
+            yield
+    else:
+        raise Refusal(f"resume={named}: another process trains this job; leave it to that one")
 
 
 def _run(command: str, task: Task) -> None:
@@ -101,16 +116,17 @@ def _run(command: str, task: Task) -> None:
             return task(cfg)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other jobs run on
-                log.error("%s", _one_line(error))
                 raise
             _exit(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, not to its own printer
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
-    try:
-        _guarded(command, main)
-    finally:
-        FoldersBefore.tidy()
+
+    def checked() -> None:
+        check_launcher(sys.argv[1:])
+        main()
+
+    _guarded(command, checked)
 
 
 def _guarded(command: str, action: Callable[[], Any]) -> None:
@@ -122,7 +138,7 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
     except Refusal as error:
         sys.exit(str(error))
     except (HydraException, ValueError) as error:
-        sys.exit("\n".join(refused_overrides(command, sys.argv[1:])) or _one_line(error))
+        sys.exit("\n".join(refused_overrides(command, sys.argv[1:])) or one_line(error))
     except Exception as error:
         _exit(error)
 
@@ -130,28 +146,7 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
 def _exit(error: Exception) -> NoReturn:
     if isinstance(error, Preempted) and not is_first_rank():
         sys.exit(0)  # a rank that fails would take the first one with it, before that is done
-    sys.exit(_one_line(error))
-
-
-def _one_line(error: BaseException) -> str:
-    """What was wrong, for the user: a line for each wrong value."""
-    if isinstance(error, Refusal):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return _system_line(error)
-    if isinstance(error, OmegaConfBaseException):
-        return f"{error.full_key}: {str(error).splitlines()[0]}"
-    line = " ".join(str(error).split())
-    ours = isinstance(error, ValueError | OSError) or type(error).__module__.startswith(f"{__package__}.")
-    return line if ours and line else "; ".join([f"{type(error).__name__}: {line}", *getattr(error, "__notes__", ())])
-
-
-def _system_line(error: OSError) -> str:
-    if error.errno in FULL:
-        return f"{error.filename or 'a file'}: {error.strerror}; make room"
-    places = ("paths.root=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=", "out=")
-    place = next((argument for argument in sys.argv[1:] if argument.startswith(places)), error.filename)
-    return f"{place}: cannot be used ({error.strerror}: {error.filename}); choose another place"
+    sys.exit(one_line(error))
 
 
 @contextmanager
@@ -162,57 +157,33 @@ def _last_word(folder: Path) -> Iterator[None]:
     except Refusal:
         FoldersBefore.forget(folder)
         raise
-    except Preempted as end:
-        _log_in_files(str(end))
-        raise
     except BaseException as error:
-        _log_in_files("this job failed", with_traceback=True)
+        log_error()
         error.add_note(f"the traceback is in {folder / 'train.log'}")
         if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(f"{folder}: {error.strerror}; make room, then go on with resume={folder}") from error
         raise
 
 
-def _log_in_files(message: str, *, with_traceback: bool = False) -> None:
-    """Into the files alone: the console has its one line."""
-    error = sys.exc_info() if with_traceback else None
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), error)
-    for handler in _log_files():
-        handler.handle(record)
-
-
-def _log_files() -> list[logging.Handler]:
-    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-
-
 class FoldersBefore(Callback):
     """Hydra's callback that notes what there was before it made a run's folder: a refused run leaves nothing else."""
 
     found: ClassVar[set[Path]] = set()
-    sweep: ClassVar[Path | None] = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # of which the folder's name is made; Hydra does it a moment later
-        self._note(config, "hydra.run.dir")
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        FoldersBefore.sweep = self._note(config, "hydra.sweep.dir")
-
-    @staticmethod
-    def _note(config: DictConfig, key: str) -> Path | None:
         try:
-            folder = Path(OmegaConf.select(config, key)).absolute()
+            folder = Path(OmegaConf.select(config, "hydra.run.dir")).absolute()
         except OmegaConfBaseException:  # Hydra is about to refuse this name itself
-            return None
+            return
         FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
-        return folder
 
     @classmethod
     def forget(cls, folder: Path) -> None:
         """Remove a folder and the parents that this leaves empty, as far as they are new."""
         if folder in cls.found or not cls.found or not is_first_rank():
             return
-        for handler in _log_files():
+        for handler in log_files():
             handler.close()
             logging.getLogger().removeHandler(handler)
         shutil.rmtree(folder, ignore_errors=True)
@@ -220,9 +191,3 @@ class FoldersBefore(Callback):
             if parent in cls.found or any(parent.iterdir()):
                 return
             parent.rmdir()
-
-    @classmethod
-    def tidy(cls) -> None:
-        """Remove the folder of a sweep that holds no job."""
-        if cls.sweep and cls.sweep.is_dir() and [path.name for path in cls.sweep.iterdir()] == ["multirun.yaml"]:
-            cls.forget(cls.sweep)

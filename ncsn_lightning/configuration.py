@@ -16,8 +16,18 @@ from omegaconf.errors import OmegaConfBaseException
 NODE = re.compile(r"^\$\{([\w.]+)\}$")
 """An interpolation of one whole node, `${schedule}`."""
 
-_NO_RESULT = {"callbacks", "group", "logger", "name", "paths", "project", "resume", "run_id", "tags"}
-_NO_RESULT_TRAINER = {"accelerator", "devices", "num_nodes", "strategy"}
+NO_RESULT = (
+    *("config_hash", "group", "logger", "name", "paths", "project", "resume", "run_id", "tags"),
+    *("retry_failed", "sweep_name"),
+    *("threads", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    *("trainer.enable_progress_bar", "trainer.profiler", "data.block_size", "data.block_ends"),
+    *("callbacks.best", "callbacks.last", "callbacks.learning_rate", "callbacks.progress"),
+    "callbacks.figures.every_n_steps",
+)
+"""What can change no result: names and places, how much of a machine is used, what is saved and shown along the way.
+
+A thread or a device more may round a sum differently, as another machine may; precision and compilation name a result
+all the same, for they are chosen. Whatever is not listed counts, a callback of one's own too."""
 
 
 class Refusal(ValueError):  # noqa: N818  (of the user's values; no error of the program)
@@ -62,11 +72,24 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that name everything in a plain configuration that can change the result."""
-    kept = {key: value for key, value in config.items() if key not in _NO_RESULT}
-    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in _NO_RESULT_TRAINER}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    """Ten hexadecimal digits that name everything in a plain configuration that can change the result.
+
+    Automatic values count as `auto`: they follow from the target, which counts.
+    """
+    text = json.dumps(_results_only(config, ""), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def can_change_result(key: str) -> bool:
+    """Whether a dotted key, or a group, is part of what `config_hash` names."""
+    return not any(f"{key}.".startswith(f"{name}.") for name in NO_RESULT)
+
+
+def _results_only(node: Any, path: str) -> Any:
+    if not isinstance(node, dict):
+        return node
+    paths = {key: f"{path}.{key}".lstrip(".") for key in node}
+    return {key: _results_only(node[key], here) for key, here in paths.items() if can_change_result(here)}
 
 
 def packages(trust: str | list[str]) -> tuple[str, ...]:

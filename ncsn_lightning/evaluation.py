@@ -15,8 +15,8 @@ from torch import Tensor
 
 from . import plotting
 from .building import Builder
-from .checkpoints import replacing
 from .configuration import packages
+from .files import replacing
 from .metrics import ScoreTest, off_support
 from .runs import Run, load_run
 from .samplers import Sampler

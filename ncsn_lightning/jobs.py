@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import OmegaConf
@@ -21,9 +23,10 @@ from .building import Builder, fill_automatic
 from .callbacks import PreemptionCheckpoint, RunSummary
 from .callbacks.preemption import SignalsLeftAlone
 from .callbacks.spawned import original
-from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, remove_parts, replacing
+from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint
 from .configuration import config_hash
 from .data import StreamingDataModule
+from .files import remove_parts, replacing
 from .loggers import MetricsCSV
 from .module import NCSN
 from .preemption import is_first_rank, listening
@@ -37,6 +40,10 @@ TRUSTED = ("ncsn_lightning", "torch.optim", "lightning")
 """Packages whose classes a run that is resumed may name."""
 
 PARTS: dict[str, type] = {"schedule": Schedule, "sampler": Sampler, "module": NCSN, "data": StreamingDataModule}
+
+
+ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+"""What every machine has."""
 
 
 @dataclass
@@ -56,6 +63,7 @@ def build(
     trust: tuple[str, ...] | None = None,
     files: dict[str, Tensor] | None = None,
     in_sweep: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> Job:
     """Build every object of a training, except the loggers, which would leave traces.
 
@@ -64,17 +72,18 @@ def build(
         overrides: the command line, for the summary.
         trust: packages whose classes may be named, None for any.
         files: what the configuration's files held when the run began, by the path of the argument that names them.
-        in_sweep: whether this process runs several jobs.
+        in_sweep: whether this is one of several jobs, whose progress is shown elsewhere.
+        callbacks: besides the configuration's.
 
     Raises:
         Refusal: naming every wrong value, a line each.
     """
-    builder = Builder(config, trust=trust, given=files)
+    builder = Builder({"config_hash": config_hash(config), **config}, trust=trust, given=files)
     _seed(builder)
     _take_threads(builder)
     fill_automatic(builder)
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
-    callbacks = builder.build_members("callbacks", L.Callback)
+    callbacks = [*builder.build_members("callbacks", L.Callback), *callbacks]
     _check_together(builder, parts)
     if builder.refused:
         _trainer(builder, [], parts, in_sweep=in_sweep)  # for what it would refuse besides
@@ -87,12 +96,27 @@ def build(
         folder=folder,
         seed=module.config["seed"],
         overrides=overrides,
-        config_hash=config_hash(module.config),
+        config_hash=module.config["config_hash"],
     )
     last = [summary, PreemptionCheckpoint(folder=folder)]
     trainer = _trainer(builder, [*callbacks, *last], parts, in_sweep=in_sweep)
     builder.check()
     return Job(builder, module, parts["data"], trainer)
+
+
+def check(config: dict[str, Any], *, here: bool) -> None:
+    """Build a job of a sweep, and forget it.
+
+    Args:
+        config: the plain configuration.
+        here: whether it will train on this machine; else what this machine has is not asked.
+
+    Raises:
+        Refusal: naming every wrong value, a line each.
+    """
+    if not here:
+        config = {**config, "trainer": {**config["trainer"], **ANYWHERE}}
+    build(config, overrides=[], in_sweep=True)
 
 
 def _seed(builder: Builder) -> None:
@@ -137,6 +161,8 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     if not _sound(builder, options):
         return None
     settings = ", ".join(f"{key}={value}" for key, value in options.items())
+    if in_sweep:
+        options = _without_bar(options, callbacks)
     trainer = builder.attempt(
         f"trainer, of {settings}: ",
         lambda: L.Trainer(
@@ -156,6 +182,14 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
         trainer._signal_connector = SignalsLeftAlone(trainer)
         _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
     return trainer
+
+
+def _without_bar(options: dict[str, Any], callbacks: Sequence[L.Callback]) -> dict[str, Any]:
+    """Lightning's options for a training that draws no bar; its own callback then writes lines into the log."""
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    for bar in bars:
+        bar.disable()
+    return options if bars else {"enable_progress_bar": False, **options}
 
 
 def _sound(builder: Builder, options: Any) -> bool:
@@ -180,9 +214,9 @@ def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: b
         )
 
 
-def train(config: dict[str, Any], *, overrides: list[str], in_sweep: bool = False) -> float:
+def train(config: dict[str, Any], *, overrides: list[str]) -> float:
     """Run one training from its first step and return its score error."""
-    return fit(build(config, overrides=overrides, in_sweep=in_sweep))
+    return fit(build(config, overrides=overrides))
 
 
 def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
@@ -192,14 +226,26 @@ def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     plain = {str(key): value for key, value in config.items()}
     plain["paths"] = {**plain["paths"], "folder": str(folder)}
     overrides = plain.pop("overrides", [])
-    if is_first_rank():
+    return go_on(plain, overrides=overrides, trust=(*TRUSTED, *trust))
+
+
+def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> float:
+    """Run one training to its end: from the furthest whole checkpoint in its folder, else from its first step.
+
+    Args:
+        config, overrides, options: of `build`.
+    """
+    folder = Path(config["paths"]["folder"])
+    if is_first_rank():  # others may find it writing already
         remove_parts(folder)
+        (folder / "summary.json").unlink(missing_ok=True)
     checkpoint, torn = latest_checkpoint(folder)
     for line in torn:
         log.warning("%s", line)
-    log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
+    if (folder / "config.yaml").exists():
+        log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
     files = read_checkpoint(checkpoint).get("files") if checkpoint else None
-    return fit(build(plain, overrides=overrides, trust=(*TRUSTED, *trust), files=files), checkpoint=checkpoint)
+    return fit(build(config, overrides=overrides, files=files, **options), checkpoint=checkpoint)
 
 
 def fit(job: Job, *, checkpoint: Path | None = None) -> float:

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from matplotlib.image import imread
 from wandb.errors import Error as WandbError
 
-from .checkpoints import replacing
+from .files import replacing
 
 log = logging.getLogger(__name__)
 

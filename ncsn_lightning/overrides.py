@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,7 +16,25 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from .configuration import config_folder, nearest
+from .configuration import Refusal, config_folder, nearest
+
+LAUNCHERS = {
+    "joblib": ("joblib", "joblib"),
+    "slurm": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+    "submitit_local": ("submitit", "slurm"),
+    "ray": ("ray", "ray"),
+}
+"""Hydra's launchers: the plugin that each needs, and the extra of this package that installs it."""
+
+
+def check_launcher(arguments: list[str]) -> None:
+    """Raise Refusal for a launcher whose plugin is not installed."""
+    for argument in arguments:
+        key, _, name = argument.partition("=")
+        plugin, extra = LAUNCHERS.get(name, ("", ""))
+        if key == "hydra/launcher" and plugin and not find_spec(f"hydra_plugins.hydra_{plugin}_launcher"):
+            raise Refusal(f"{argument}: needs a plugin; install it with: pip install 'ncsn-lightning[{extra}]'")
 
 
 def refused_overrides(command: str, arguments: list[str]) -> list[str]:

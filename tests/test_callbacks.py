@@ -12,8 +12,8 @@ from PIL import Image
 
 from ncsn_lightning import Checkerboard, jobs
 from ncsn_lightning.callbacks import Diverged
-from ncsn_lightning.callbacks.summary import revision, versions
 from ncsn_lightning.checkpoints import read_checkpoint
+from ncsn_lightning.results import revision, versions
 
 
 def summary(tmp_path):

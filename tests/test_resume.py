@@ -8,7 +8,8 @@ import pytest
 import torch
 from processes import assert_same_end, finish, fresh, kill, numbers, start, wait_for
 
-from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint, replacing
+from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint
+from ncsn_lightning.files import replacing
 
 DAWDLE = """
 # Runs a script whose fourth checkpoint takes two seconds to write; a marker tells when it is half-way.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import plotting
 from ..arguments import Count, Index, strict
-from ..checkpoints import replacing
 from ..distributions import Distribution
+from ..files import replacing
 from ..loggers import log_picture, log_table
 from ..metrics import ScoreTest, off_support
 from ..module import NCSN

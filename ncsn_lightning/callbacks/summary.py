@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 import time
 import traceback
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 
 from ..arguments import Index, strict
-from ..checkpoints import replacing
 from ..loggers import summarize
 from ..module import NCSN
+from ..results import Status, write_summary
 from .divergence import Diverged
+from .lease import LeaseLost
 from .preemption import Preempted
 from .spawned import original
-
-Status = Literal["finished", "failed", "diverged", "preempted"]
 
 
 class RunSummary(L.Callback):
@@ -84,7 +79,9 @@ class RunSummary(L.Callback):
         self._write(trainer, pl_module, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        status = _status(original(exception))
+        if isinstance(exception, LeaseLost):
+            return
+        status = status_of(original(exception))
         error = str(original(exception)) if status == "preempted" else "".join(traceback.format_exception(exception))
         self._write(trainer, pl_module, status, error)
 
@@ -96,39 +93,19 @@ class RunSummary(L.Callback):
         metrics = {**self._losses(trainer), "training_time": self.training_time, **module.results}
         for logger in trainer.loggers:
             summarize(logger, {k: v for k, v in metrics.items() if isinstance(v, float)}, trainer.global_step)
-        summary = {
-            "status": status,
-            "steps": trainer.global_step,
-            "wall_time": self._wall_time(),
-            "metrics": metrics,
+        write_summary(
+            self.folder,
+            status=status,
+            steps=trainer.global_step,
+            wall_time=self._wall_time(),
+            metrics=metrics,
             **self.facts,
-            "versions": versions(),
-            "revision": revision(),
-            "error": error,
-        }
-        with replacing(self.folder / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+            error=error,
+        )
 
 
-def _status(exception: BaseException) -> Status:
+def status_of(exception: BaseException) -> Status:
+    """How a run ended that an exception ended; `preempted` means that someone stopped it."""
     if isinstance(exception, Diverged):
         return "diverged"
-    return "preempted" if isinstance(exception, Preempted) else "failed"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
-    packages = ("ncsn-lightning", "torch", "lightning", "hydra-core", "omegaconf", "wandb", "matplotlib")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def revision() -> str | None:
-    """Git revision of a checkout, with `-dirty` where it was changed; None for an installed copy."""
-    root = Path(__file__).parents[2]
-    if not (root / "pyproject.toml").is_file():
-        return None
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return "preempted" if isinstance(exception, Preempted | KeyboardInterrupt) else "failed"

@@ -1,0 +1,41 @@
+"""Where Hydra looks for sweepers; what this one does is in `ncsn_lightning.sweeps`.
+
+Hydra imports this file at every start, for `--help` too, so it imports nothing slow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class ResumingSweeper(Sweeper):
+    """Runs what is left of a sweep: the same command again goes on where the last one was stopped.
+
+    Args:
+        params: overrides by key, as a sweep's file gives them; the command line has the last word.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from ncsn_lightning.sweeps.running import settle
+
+        settle(config)
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        from ncsn_lightning.sweeps.running import run_sweep
+
+        assert self.launcher is not None
+        assert self.config is not None
+        assert self.hydra_context is not None
+        given = {argument.partition("=")[0] for argument in arguments}
+        parameters = [f"{key}={value}" for key, value in self.params.items() if key not in given]
+        run_sweep([*parameters, *arguments], self.config, self.hydra_context.config_loader, self.launcher)

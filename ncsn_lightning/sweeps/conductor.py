@@ -1,0 +1,99 @@
+"""From planned jobs to ended ones: what is left is launched, what another process trains is waited for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from ..errors import one_line
+from . import stopping
+from .folder import Job, State, read_job
+from .job import ELSEWHERE
+from .lease import holder
+from .planning import Planned
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often a job is begun by one command if its processes are killed."""
+
+ENDED: tuple[State, ...] = ("finished", "failed", "diverged")
+
+
+class Conductor:
+    """Sees that every job of a command ends.
+
+    Args:
+        folder: of the sweep.
+        jobs: of the command.
+        launcher: runs lists of overrides.
+    """
+
+    def __init__(self, folder: Path, jobs: list[Planned], launcher: Launcher) -> None:
+        self.folder, self.launcher = folder, launcher
+        self.jobs = {job.hash: job for job in jobs}
+
+    def read(self, name: str) -> Job:
+        """The record of one of the jobs at this moment."""
+        pairs = dict(override.partition("=")[::2] for override in self.jobs[name].line)
+        overrides = {key: pairs[key] for key in self.jobs[name].swept}
+        return read_job(self.folder, name, overrides=overrides, fixed=[])
+
+    def unfinished(self, *, retry_failed: bool) -> list[str]:
+        """Jobs that this command has to see to: all but the finished ones, and those that failed if it leaves them."""
+        leave = ENDED[:1] if retry_failed else ENDED
+        return [name for name in self.jobs if self.read(name).state not in leave]
+
+    def run(self, names: list[str]) -> None:
+        """Run these jobs, or wait for who runs them, until each has ended or died.
+
+        Raises:
+            Stopped: someone stops the sweep.
+        """
+        for name in names:
+            if self.read(name).state in ENDED:  # failed in an earlier command
+                (self.folder / name / "summary.json").unlink()
+        names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
+        died: Counter[str] = Counter()
+        while names:
+            stopping.check()
+            free = [name for name in names if self.read(name).state != "running"]
+            settled = self._launch(free, died) if free else set()
+            stopping.check()
+            names = [name for name in names if name not in settled and self.read(name).state not in ENDED]
+            if names:
+                time.sleep(1)
+
+    def _launch(self, names: list[str], died: Counter[str]) -> set[str]:
+        """Launch jobs, and return those that need no more of this command."""
+        before = {name: self._begun(name) for name in names}
+        try:
+            returns = self.launcher.launch([self._line(name) for name in names], initial_job_idx=0)
+        except Exception as error:
+            begun = [name for name in names if self._begun(name) > before[name]]
+            if not begun:
+                raise
+            died.update(name for name in begun if self.read(name).state == "interrupted")
+            log.warning("a process of the sweep was killed: %s", one_line(error))
+            return {name for name in begun if self.read(name).summary or died[name] == TRIES}
+        return {name for name, answer in zip(names, returns, strict=True) if not _elsewhere(answer)}
+
+    def _begun(self, name: str) -> int:
+        """How often a job was begun, by anyone."""
+        held = holder(self.folder / name)
+        return held.number if held else 0
+
+    def _line(self, name: str) -> Sequence[str]:
+        folder = QuotedString(str(self.folder), Quote.single).with_quotes()
+        return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={name}"]
+
+
+def _elsewhere(answer: JobReturn) -> bool:
+    return answer.status == JobStatus.COMPLETED and answer.return_value == ELSEWHERE

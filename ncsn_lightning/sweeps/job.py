@@ -1,0 +1,178 @@
+"""The life of one job in the process that trains it: taken, gone on with, and never left without a last word."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import FULL, log_error, log_files, one_line
+from ..results import read_summary, write_summary
+from . import stopping
+from .folder import read_plan
+from .lease import BEAT, STALE, Lease, batch, holder, take
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = "elsewhere"
+"""The result of a job that another process trains, or has ended since the sweep began."""
+
+
+TAG = 64
+"""The longest tag that W&B takes."""
+
+
+class JobFailed(RuntimeError):  # noqa: N818  (it names the status of a job)
+    """The job's summary says failed, diverged or preempted; the message is its one line."""
+
+
+def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: Path) -> float | str:
+    """Train one job to its end, from where it was left, unless another process does; return its score error.
+
+    Every task of a job of Slurm calls this: the first one takes the lease, the others follow it.
+
+    Args:
+        compose: makes the plain configuration.
+        overrides: the job's, for its summary.
+        folder: the job's, named by the hash of the configuration.
+
+    Raises:
+        JobFailed: it did not finish.
+        Stopped: someone stops the sweep; in a child process of it, that is a JobFailed too.
+    """
+    if _ended(folder):
+        return ELSEWHERE
+    _quieten()
+    with stopping.listening():
+        try:
+            stopping.check()
+            result = _run(compose, overrides, folder)
+            stopping.check()
+            return result
+        except stopping.Stopped as stop:
+            if stopping.is_orphan():
+                os._exit(1)  # nobody is left to take a result
+            if stopping.in_child():  # where it would end the others', unsaved
+                raise JobFailed("stopped") from stop
+            raise
+
+
+def named(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A job's configuration with what loggers call it: the sweep's name for its group, swept overrides for the rest."""
+    swept = read_plan(folder.parent)["jobs"][folder.name]["overrides"]
+    pairs = [f"{key}={value}" for key, value in swept.items()]
+    return {
+        **config,
+        "group": config["group"] or folder.parent.name,
+        "name": " ".join(pairs) or config["name"],
+        "tags": [*config["tags"], *(pair[:TAG] for pair in pairs)],
+    }
+
+
+def _ended(folder: Path) -> bool:
+    return read_summary(folder).get("status") in ("finished", "failed", "diverged")
+
+
+def _quieten() -> None:
+    """Leave the console to the sweep; the job's log has all."""
+    for handler in set(logging.getLogger().handlers) - set(log_files()):
+        handler.setLevel(logging.WARNING)
+
+
+def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Path) -> float | str:
+    if int(os.environ.get("SLURM_PROCID", "0")):
+        return _train(compose(), overrides, lambda: False) if _first_task_trains(folder) else ELSEWHERE
+    lease = take(folder)
+    if lease is None:
+        return ELSEWHERE
+    with lease, _noticing_the_parents_death():
+        if _ended(folder):  # since it was looked for
+            return ELSEWHERE
+        with _last_word(overrides, folder, lease):
+            return _train(compose(), overrides, lambda: lease.lost)
+
+
+def _train(config: dict[str, Any], overrides: list[str], lost: Callable[[], bool]) -> float:
+    from .. import jobs
+    from ..callbacks import LeaseGuard
+
+    return jobs.go_on(config, overrides=overrides, in_sweep=True, callbacks=[LeaseGuard(lost)])
+
+
+def _first_task_trains(folder: Path) -> bool:
+    """Whether the first task of this job of Slurm took the lease; waits until that is known."""
+    deadline = time.monotonic() + 2 * STALE
+    while time.monotonic() < deadline and not _ended(folder):
+        held = holder(folder)
+        if held and held.batch == batch() and held.lives():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@contextmanager
+def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[None]:
+    """Whatever ends the job: its summary, its traceback in its log, and one line."""
+    started = time.perf_counter()
+    (folder / "summary.json").unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        if lease.lost:
+            raise JobFailed(one_line(error)) from error
+        log_error()
+        stopped = isinstance(error, stopping.Stopped | KeyboardInterrupt)
+        summary = read_summary(folder) or _write(
+            folder,
+            status="preempted" if stopped else "failed",
+            error=traceback.format_exc(),
+            seed=None,
+            steps=0,
+            wall_time=time.perf_counter() - started,
+            metrics={},
+            overrides=overrides,
+            config_hash=folder.name,
+        )
+        if stopped or summary["status"] == "preempted":
+            raise stopping.Stopped from error
+        raise JobFailed(_reason(error, folder)) from error
+
+
+def _write(folder: Path, **summary: Any) -> dict[str, Any]:
+    try:
+        write_summary(folder, **summary)
+    except OSError as error:  # a full disk, say: the job then counts as interrupted
+        log.error("%s", one_line(error))
+    return summary
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{folder}: {error.strerror}; make room, then run the sweep again"
+    return one_line(error)
+
+
+@contextmanager
+def _noticing_the_parents_death() -> Iterator[None]:
+    """Ask this process to stop when the sweep that made it is gone."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(BEAT):
+            if stopping.is_orphan():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    if stopping.in_child():
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()

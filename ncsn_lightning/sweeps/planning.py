@@ -1,0 +1,124 @@
+"""From a command line to the jobs of a sweep: spanned, composed, and named by the hashes of their configurations."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from ..configuration import Refusal, can_change_result, config_hash, plain
+
+OF_THE_SWEEP = ("sweep", "sweep_name", "retry_failed")
+"""What a command line says about the sweep as a whole."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One job that a command line asks for.
+
+    Attributes:
+        hash: of what can change its result.
+        line: all its overrides, in the order of the command line.
+        swept: keys of those that tell it from other jobs.
+        config: its plain configuration.
+    """
+
+    hash: str
+    line: list[str]
+    swept: list[str]
+    config: dict[str, Any]
+
+
+class Planner:
+    """Composes the jobs of one command line.
+
+    Args:
+        loader: composes configurations.
+        master: the configuration of the whole sweep.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self.loader, self.master = loader, master
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def span(self, arguments: list[str]) -> list[Planned]:
+        """The different jobs that `arguments` span, in their order.
+
+        Raises:
+            Refusal: they sweep over what can change no result.
+            HydraException: Hydra cannot compose them.
+        """
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        swept = [override for override in overrides if override.is_sweep_override()]
+        idle = [o.input_line for o in swept if o.key_or_group in OF_THE_SWEEP or not can_change_result(o.key_or_group)]
+        if idle:
+            raise Refusal("\n".join(f"{line}: changes no result, so all its jobs would be one" for line in idle))
+        (lines,) = BasicSweeper.split_arguments(overrides, None)
+        keys = [override.get_key_element() for override in swept]
+        jobs: dict[str, Planned] = {}
+        for line in lines:
+            job = self.job(line, swept=keys)
+            jobs.setdefault(job.hash, job)
+        return list(jobs.values())
+
+    def job(self, line: list[str], *, swept: list[str]) -> Planned:
+        """The job of one list of overrides, of which those of the keys `swept` tell it from others."""
+        config = self._plain(self.compose(line))
+        return Planned(config_hash(config), line, swept, config)
+
+    def compose(self, line: list[str]) -> DictConfig:
+        """The configuration of one list of overrides.
+
+        Hydra takes a tenth of a second for one, nearly all of it for the choice of groups. So what it made of these is
+        kept; plain values, which it sets last in any case, are set in a copy.
+        """
+        overrides = OverridesParser.create().parse_overrides(line)
+        late = [override for override in overrides if self._is_late(override, overrides)]
+        early = tuple(text for text, override in zip(line, overrides, strict=True) if override not in late)
+        if early not in self._composed:
+            self._composed[early] = self.loader.load_sweep_config(self.master, list(early))
+        config = copy.deepcopy(self._composed[early])
+        try:
+            for override in late:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            return self.loader.load_sweep_config(self.master, line)  # which says what is wrong in Hydra's words
+        return config
+
+    def value(self, line: list[str], key: str) -> str:
+        """What a list of overrides leaves a key, or group, at that it does not name."""
+        config = self.compose(line)
+        choices = config.hydra.runtime.choices
+        return str(choices[key] if key in choices else OmegaConf.select(config, key))
+
+    def _is_late(self, override: Override, overrides: list[Override]) -> bool:
+        """Whether an override sets a value that no other override of a value has to do with."""
+        key = f"{override.key_or_group}."
+        values = [f"{other.key_or_group}." for other in overrides if not self._chooses(other)]
+        related = [other for other in values if other.startswith(key) or key.startswith(other)]
+        return override.type is OverrideType.CHANGE and related == [key]
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether an override chooses an option of a group, and sets no value in it."""
+        return override.key_or_group in self.master.hydra.runtime.choices and not isinstance(override.value(), dict)
+
+    def _plain(self, config: DictConfig) -> dict[str, Any]:
+        with open_dict(config):
+            config.hydra.runtime.output_dir = ""  # only the job knows it
+            config.hydra.job.num = 0
+        task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        hydra = HydraConfig.instance()
+        before = hydra.cfg
+        try:
+            hydra.set_config(config)
+            return plain(task)
+        finally:
+            hydra.cfg = before

@@ -1,0 +1,100 @@
+"""How a sweep is stopped: SIGTERM or Ctrl-C saves what is being trained, and starts nothing more.
+
+While a job trains, Lightning and the job's own callbacks answer the signal at the end of a block of steps; the handler
+here only notes it. At any other time nothing would be lost, and it raises `Stopped` at once. Where the jobs train in
+child processes (joblib), the sweep tells them, and waits until they have saved.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from .lease import Holder
+
+
+class Stopped(BaseException):
+    """Someone stops the sweep."""
+
+
+class _Signals:
+    """What this process was asked, and how it answers."""
+
+    asked = False
+    patient = False
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        in_training = signal.getsignal(signal.SIGTERM) != self.terminate  # but Lightning's, which called this one
+        if not (self.patient or in_training or again):  # a second one must not disturb what the first one set off
+            raise Stopped
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The first Ctrl-C asks as SIGTERM does; a second one does not wait."""
+        if self.asked:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+
+
+_signals = _Signals()
+
+
+@contextmanager
+def listening(*, patient: bool = False) -> Iterator[None]:
+    """Answer signals inside the `with` block, of which there may be one inside the other.
+
+    Args:
+        patient: only note a signal, for the training goes on in other processes, which are told too.
+    """
+    if signal.getsignal(signal.SIGTERM) == _signals.terminate:
+        yield
+        return
+    _signals.patient = patient
+    _signals.asked = _signals.asked and in_child()  # a child that was asked starts no further job
+    answers: dict[int, Any] = {
+        signal.SIGTERM: _signals.terminate,
+        signal.SIGINT: signal.SIG_IGN if in_child() else _signals.interrupt,  # a terminal's Ctrl-C reaches all
+    }
+    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
+    try:
+        yield
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+
+
+def asked() -> bool:
+    """Whether someone asked this process to stop."""
+    return _signals.asked
+
+
+def check() -> None:
+    """Raise `Stopped` if someone did."""
+    if asked():
+        raise Stopped
+
+
+def in_child() -> bool:
+    """Whether this process was made by another one of the same sweep, as joblib's are."""
+    return multiprocessing.parent_process() is not None
+
+
+def is_orphan() -> bool:
+    """Whether the process that made this one is gone."""
+    parent: Any = multiprocessing.parent_process()
+    return parent is not None and os.getppid() != parent.pid
+
+
+def tell(holders: list[Holder]) -> None:
+    """Ask those of these that are children of this process to stop; where none is left, this process need not wait."""
+    children = [one for one in holders if one.is_here() and one.parent == os.getpid()]
+    for child in children:
+        os.kill(child.pid, signal.SIGTERM)
+    if _signals.patient and not children:
+        _signals.patient = _signals.asked = False
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,131 @@
+"""What a terminal shows of a sweep: one live view while it runs, elsewhere a line a job; at the end a table."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .folder import Job
+
+SECONDS = 1.0
+"""Between two looks at the folder."""
+
+RUNNING_ROWS = 8
+"""Running jobs that the live view names."""
+
+
+class View:
+    """Watches the jobs of a command in their folders, from a thread, and shows how far they are.
+
+    Args:
+        read: reads the job of a hash.
+        hashes: of the command's jobs.
+        console: where to.
+        look: called with all jobs, at every look.
+    """
+
+    def __init__(
+        self, read: Callable[[str], Job], hashes: list[str], *, console: Console, look: Callable[[list[Job]], None]
+    ) -> None:
+        self.read, self.console, self.look = read, console, look
+        self.jobs = {name: read(name) for name in hashes}
+        self.before = sum(job.state == "finished" for job in self.jobs.values())
+        self.started = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="view", daemon=True)
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._update()
+        if self._live:
+            self._live.stop()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SECONDS):
+            self._update()
+
+    def _update(self) -> None:
+        for name, job in self.jobs.items():
+            if job.state != "finished":
+                self._note(job, self.read(name))
+        self.look(list(self.jobs.values()))
+        if self._live:
+            self._live.update(self.render(), refresh=True)
+
+    def _note(self, old: Job, new: Job) -> None:
+        self.jobs[new.hash] = new
+        if new.state != old.state and new.summary and not self._live:
+            done = sum(job.state == "finished" for job in self.jobs.values())
+            self.console.print(f"{done} of {len(self.jobs)} finished; {_line(new)}", soft_wrap=True, markup=False)
+
+    def render(self) -> RenderableType:
+        """The live view: a bar, the counts, the best job so far, the time left, and what runs."""
+        states = Counter(job.state for job in self.jobs.values())
+        done, total = states["finished"], len(self.jobs)
+        ended = {state: states[state] for state in ("failed", "diverged", "preempted", "interrupted") if states[state]}
+        counts = [f"{done} of {total} finished", f"{states['running']} running"]
+        counts += [f"{count} {state}" for state, count in ended.items()]
+        counts += [f"{_minutes(left)} left"] if (left := self._time_left()) else []
+        running = [job for job in self.jobs.values() if job.state == "running"]
+        rows: list[RenderableType] = [ProgressBar(total, done), Text(", ".join(counts))]
+        rows += [Text(f"best so far: {_line(best)}")] if (best := self._best()) else []
+        return Group(*rows, *(Text(f"running: {label(job)}") for job in running[:RUNNING_ROWS]))
+
+    def _time_left(self) -> float | None:
+        """Seconds, if the jobs to come take as long as those that this command has seen."""
+        done = sum(job.state == "finished" for job in self.jobs.values())
+        seen = done - self.before
+        return (time.monotonic() - self.started) / seen * (len(self.jobs) - done) if seen else None
+
+    def _best(self) -> Job | None:
+        scored = [job for job in self.jobs.values() if job.state == "finished" and "score_error" in job.metrics]
+        return min(scored, key=lambda job: float(job.metrics["score_error"]), default=None)
+
+
+def table(jobs: list[Job]) -> Table:
+    """How every job of a sweep ended: job, status, a line of reason, folder."""
+    rows = Table(box=None, pad_edge=False)
+    for name in ("job", "status", "reason", "folder"):
+        rows.add_column(name, no_wrap=True)
+    for job in jobs:
+        rows.add_row(*map(Text, (label(job), job.state, job.reason, _shown(job.folder))))
+    return rows
+
+
+def label(job: Job) -> str:
+    """A job's readable name: its swept overrides."""
+    return " ".join(f"{key}={value}" for key, value in job.overrides.items()) or job.hash
+
+
+def _line(job: Job) -> str:
+    error = job.metrics.get("score_error")
+    score = "" if error is None else f", score error {error:.4g}"
+    reason = f": {job.reason}" if job.reason else ""
+    return f"{label(job)} {job.state}{score}{reason}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+
+
+def _shown(folder: Path) -> str:
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
