@@ -30,6 +30,14 @@ A thread or a device more may round a sum differently, as another machine may; p
 all the same, for they are chosen. Whatever is not listed counts, a callback of one's own too."""
 
 
+def _per_level(budget: int, *, _root_: DictConfig) -> int:
+    """`${per_level:1000}`: how many of so many evaluations a level of the ladder may have."""
+    return round(budget / int(_root_.schedule.num_levels))
+
+
+OmegaConf.register_new_resolver("per_level", _per_level, replace=True)
+
+
 class Refusal(ValueError):  # noqa: N818  (of the user's values; no error of the program)
     """A configuration that cannot run; one line for each wrong value."""
 

@@ -244,6 +244,8 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
         log.warning("%s", line)
     if (folder / "config.yaml").exists():
         log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
     files = read_checkpoint(checkpoint).get("files") if checkpoint else None
     return fit(build(config, overrides=overrides, files=files, **options), checkpoint=checkpoint)
 

@@ -81,7 +81,7 @@ class Conductor:
             if not begun:
                 raise
             died.update(name for name in begun if self.read(name).state == "interrupted")
-            log.warning("a process of the sweep was killed: %s", one_line(error))
+            log.warning("a process of the sweep was killed: %s", one_line(error).partition(". ")[0])
             return {name for name in begun if self.read(name).summary or died[name] == TRIES}
         return {name for name, answer in zip(names, returns, strict=True) if not _elsewhere(answer)}
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,7 +46,7 @@ class Planner:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[tuple[str, ...], ...], DictConfig] = {}
 
     def span(self, arguments: list[str]) -> list[Planned]:
         """The different jobs that `arguments` span, in their order.
@@ -61,11 +60,10 @@ class Planner:
         idle = [o.input_line for o in swept if o.key_or_group in OF_THE_SWEEP or not can_change_result(o.key_or_group)]
         if idle:
             raise Refusal("\n".join(f"{line}: changes no result, so all its jobs would be one" for line in idle))
-        (lines,) = BasicSweeper.split_arguments(overrides, None)
         keys = [override.get_key_element() for override in swept]
         jobs: dict[str, Planned] = {}
-        for line in lines:
-            job = self.job(line, swept=keys)
+        for line in itertools.product(*_choices(overrides)):
+            job = self.job(list(line), swept=keys)
             jobs.setdefault(job.hash, job)
         return list(jobs.values())
 
@@ -75,22 +73,23 @@ class Planner:
         return Planned(config_hash(config), line, swept, config)
 
     def compose(self, line: list[str]) -> DictConfig:
-        """The configuration of one list of overrides.
+        """The configuration of one list of overrides, until the next call.
 
         Hydra takes a tenth of a second for one, nearly all of it for the choice of groups. So what it made of these is
-        kept; plain values, which it sets last in any case, are set in a copy.
+        kept, and the plain values of a job, which it sets last in any case, take the place of those of the job before.
         """
         overrides = OverridesParser.create().parse_overrides(line)
         late = [override for override in overrides if self._is_late(override, overrides)]
         early = tuple(text for text, override in zip(line, overrides, strict=True) if override not in late)
-        if early not in self._composed:
-            self._composed[early] = self.loader.load_sweep_config(self.master, list(early))
-        config = copy.deepcopy(self._composed[early])
+        places = (early, tuple(override.key_or_group for override in late))
+        if places not in self._composed:
+            self._composed[places] = self._load(list(early))
+        config = self._composed[places]
         try:
             for override in late:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
-            return self.loader.load_sweep_config(self.master, line)  # which says what is wrong in Hydra's words
+            return self._load(line)  # which says what is wrong in Hydra's words
         return config
 
     def value(self, line: list[str], key: str) -> str:
@@ -99,21 +98,26 @@ class Planner:
         choices = config.hydra.runtime.choices
         return str(choices[key] if key in choices else OmegaConf.select(config, key))
 
+    def _load(self, line: list[str]) -> DictConfig:
+        config = self.loader.load_sweep_config(self.master, line)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = ""  # only the job knows it
+            config.hydra.job.num = 0
+        return config
+
     def _is_late(self, override: Override, overrides: list[Override]) -> bool:
         """Whether an override sets a value that no other override of a value has to do with."""
         key = f"{override.key_or_group}."
         values = [f"{other.key_or_group}." for other in overrides if not self._chooses(other)]
         related = [other for other in values if other.startswith(key) or key.startswith(other)]
-        return override.type is OverrideType.CHANGE and related == [key]
+        simple = override.type is OverrideType.CHANGE and not isinstance(override.value(), dict)
+        return simple and not self._chooses(override) and related == [key]
 
     def _chooses(self, override: Override) -> bool:
         """Whether an override chooses an option of a group, and sets no value in it."""
         return override.key_or_group in self.master.hydra.runtime.choices and not isinstance(override.value(), dict)
 
     def _plain(self, config: DictConfig) -> dict[str, Any]:
-        with open_dict(config):
-            config.hydra.runtime.output_dir = ""  # only the job knows it
-            config.hydra.job.num = 0
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         hydra = HydraConfig.instance()
         before = hydra.cfg
@@ -122,3 +126,17 @@ class Planner:
             return plain(task)
         finally:
             hydra.cfg = before
+
+
+def _choices(overrides: list[Override]) -> list[list[str]]:
+    """What each override may be; the last one of a key counts."""
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [str(override.input_line)]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise Refusal(f"{override.input_line}: no list of values; give choice(…), range(…) or glob(…)")
+    return list(choices.values())

@@ -15,7 +15,8 @@ from .planning import OF_THE_SWEEP, Planned, Planner
 
 log = logging.getLogger(__name__)
 
-Pairs = dict[str, str]
+Line = dict[str, str]
+"""Overrides by their keys."""
 
 
 def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question: str | None, command: str) -> None:
@@ -34,18 +35,22 @@ def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question:
     old: dict[str, Any] = read_plan(folder) if (folder / "sweep.json").exists() else {}
     origin = {"revision": revision(), "versions": versions()}
     _warn_of_a_mixture(folder, old, origin)
-    lines = {name: dict(_pairs([*job["fixed"]])) | job["overrides"] for name, job in old.get("jobs", {}).items()}
-    lines |= {job.hash: {k: v for k, v in _pairs(job.line).items() if k not in OF_THE_SWEEP} for job in jobs}
+    lines = {name: _by_key([*job["fixed"], *_texts(job["overrides"])]) for name, job in old.get("jobs", {}).items()}
+    lines |= {job.hash: _by_key(job.line) for job in jobs}
     factors = _factors(lines, [*old.get("factors", {}), *(key for job in jobs for key in job.swept)])
-    for pairs in lines.values():
-        pairs |= {key: planner.value(_line(pairs), key) for key in factors if key not in pairs and key[0] not in "+~"}
-    commands = [] if len(lines) == len(jobs) else [line for line in old["command"].split("; ") if line != command]
+    for line in lines.values():
+        for key in factors:
+            if key not in line and key[0] not in "+~":
+                line[key] = f"{key}={planner.value(list(line.values()), key)}"
+    commands = [] if len(lines) == len(jobs) else [text for text in old["command"].split("; ") if text != command]
+    parted = {name: _parted(line, factors) for name, line in lines.items()}
+    values = {key: dict.fromkeys(job["overrides"].get(key) for job in parted.values()) for key in factors}
     plan = {
         "name": folder.name,
         "question": question or old.get("question"),
         "command": "; ".join([*commands, command]),
-        "factors": {key: list(dict.fromkeys(p[key] for p in lines.values() if key in p)) for key in factors},
-        "jobs": {name: _divided(pairs, factors) for name, pairs in lines.items()},
+        "factors": {key: [value for value in found if value is not None] for key, found in values.items()},
+        "jobs": parted,
         **origin,
     }
     with replacing(folder / "sweep.json") as path:
@@ -58,23 +63,24 @@ def _warn_of_a_mixture(folder: Path, old: dict[str, Any], origin: dict[str, Any]
             log.warning("%s: begun with another %s; what is finished stays, and the report names both", folder, what)
 
 
-def _pairs(line: list[str]) -> Pairs:
-    return dict(override.partition("=")[::2] for override in line)
+def _by_key(line: list[str]) -> Line:
+    texts = {text.partition("=")[0]: text for text in line}
+    return {key: text for key, text in texts.items() if key not in OF_THE_SWEEP}
 
 
-def _line(pairs: Pairs) -> list[str]:
-    return [f"{key}={value}" for key, value in pairs.items()]
+def _texts(overrides: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in overrides.items()]
 
 
-def _factors(lines: dict[str, Pairs], swept: list[str]) -> list[str]:
+def _factors(lines: dict[str, Line], swept: list[str]) -> list[str]:
     """The swept keys, and those in which the commands of one folder differ."""
-    every = [key for pairs in lines.values() for key in pairs]
-    differing = [
-        k for k in every if can_change_result(k.lstrip("+~")) and len({pairs.get(k) for pairs in lines.values()}) > 1
-    ]
-    return list(dict.fromkeys([*swept, *differing]))
+    every = dict.fromkeys(key for line in lines.values() for key in line)
+    differing = [key for key in every if len({line.get(key) for line in lines.values()}) > 1]
+    return list(dict.fromkeys([*swept, *(key for key in differing if can_change_result(key.lstrip("+~")))]))
 
 
-def _divided(pairs: Pairs, factors: list[str]) -> dict[str, Any]:
-    overrides = {key: pairs[key] for key in factors if key in pairs}
-    return {"overrides": overrides, "fixed": _line({k: v for k, v in pairs.items() if k not in factors})}
+def _parted(line: Line, factors: list[str]) -> dict[str, Any]:
+    return {
+        "overrides": {key: line[key].partition("=")[2] for key in factors if key in line},
+        "fixed": [text for key, text in line.items() if key not in factors],
+    }

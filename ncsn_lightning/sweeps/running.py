@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from ..configuration import Refusal, can_change_result
+from ..configuration import Refusal, can_change_result, config_hash
 from . import stopping
 from .conductor import Conductor
 from .folder import Job
@@ -123,11 +123,19 @@ def _demand_place(folder: Path) -> None:
 
 
 def _check(jobs: list[Planned], folder: Path, *, here: bool) -> None:
-    """Build every job's objects once, for what is wrong with any of them is said before one begins."""
+    """Build the objects of all jobs once, for what is wrong with any of them is said before one begins.
+
+    Of jobs that differ in their seeds alone, one is built, and one with each seed.
+    """
     lines: dict[str, None] = {}
     if jobs:
         from ..jobs import check
+    seen: set[str] = set()
     for job in jobs:
+        kinds = {config_hash({**job.config, "seed": None}), f"seed {job.config.get('seed')}"}
+        if kinds <= seen:
+            continue
+        seen |= kinds
         config = {**job.config, "paths": {**job.config["paths"], "folder": str(folder / job.hash)}}
         try:
             check(config, here=here)
