@@ -50,7 +50,7 @@ with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask 
             return [returned for returned in returns if returned is not None]
 
         def _submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
-            import submitit  # type: ignore[import-untyped]
+            import submitit
 
             options = dict(self.params)
             folder, turns = options.pop("submitit_folder"), options.pop("max_num_timeout")
@@ -68,7 +68,7 @@ with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask 
 
 def _result(job: Any) -> JobReturn | None:
     """What a job returned, once it has ended; None where it died before it could."""
-    from submitit.core.utils import FailedJobError, UncompletedJobError  # type: ignore[import-untyped]
+    from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
         returned: JobReturn = job.results()[0]

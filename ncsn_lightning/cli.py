@@ -22,10 +22,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .configuration import Refusal, config_folder, packages, plain
+from .configuration import Refusal, config_folder, config_hash, packages, plain
 from .errors import FULL, log_error, log_files, one_line
 from .overrides import check_launcher, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
+from .results import read_summary
 from .sweeps import job
 from .sweeps.lease import take
 
@@ -64,9 +65,22 @@ def _train(cfg: DictConfig) -> float | str:
     with listening(), _last_word(folder):
         if sweep := settings.runtime.choices.get("sweep"):
             raise Refusal(f"sweep={sweep}: this runs one job; add -m for all of the sweep")
+        config = compose()
+        if (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
+            _check_same(folder, config)
+            summary = read_summary(folder)
+            if summary.get("status") == "finished":
+                log.info("%s: finished before, score error %.4g", folder, summary["metrics"]["score_error"])
+                return float(summary["metrics"]["score_error"])
         from . import jobs
 
-        return jobs.train(compose(), overrides=overrides)
+        return jobs.go_on(config, overrides=overrides)
+
+
+def _check_same(folder: Path, config: dict[str, Any]) -> None:
+    """Raise Refusal where the run in a folder has another configuration."""
+    if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "config_hash") != config_hash(config):
+        raise Refusal(f"hydra.run.dir={folder}: holds a run of another configuration; choose another folder")
 
 
 def _evaluate(cfg: DictConfig) -> None:

@@ -153,8 +153,6 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* not empty.*")  # where a run goes on, it is not
-    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # an epoch's end is gone through again
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     options = builder.build("trainer", dict)
@@ -210,7 +208,7 @@ def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: b
     if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         builder.refuse(
             f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "
-            "sweep anew; use trainer.strategy=ddp_spawn, or a Slurm launcher with trainer.devices tasks on a node"
+            "sweep anew; use trainer.strategy=ddp_spawn, or hydra/launcher=slurm, where Slurm starts the ranks"
         )
 
 
@@ -242,7 +240,7 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
     checkpoint, torn = latest_checkpoint(folder)
     for line in torn:
         log.warning("%s", line)
-    if (folder / "config.yaml").exists():
+    if (folder / "config.yaml").exists() and is_first_rank():
         log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation

@@ -63,7 +63,7 @@ def missing() -> str | None:
 
 
 def _sudo() -> list[str]:
-    return [] if os.geteuid() == 0 else ["sudo", "-n", "-E"]
+    return [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
 class Cluster:
@@ -116,7 +116,8 @@ class Cluster:
             self.wait(lambda pid=pid: not Path(f"/proc/{pid}").exists(), seconds=30)
 
     def _as_root(self, *command: str) -> None:
-        subprocess.run([*_sudo(), *command], env=self.environment, capture_output=True, text=True, check=True)
+        settings = [f"{name}={self.environment[name]}" for name in ("SLURM_CONF", "PATH")]
+        subprocess.run([*_sudo(), "env", *settings, *command], capture_output=True, text=True, check=True)
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
         """Run a command that sees the cluster; its standard output."""
