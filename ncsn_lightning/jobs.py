@@ -246,7 +246,8 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
         for line in torn:
             log.warning("%s", line)
         if (folder / "config.yaml").exists():
-            log.info("resuming from %s", checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet")
+            start = checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet"
+            log.info("resuming from %s", start)
     return fit(job, checkpoint=checkpoint)
 
 
