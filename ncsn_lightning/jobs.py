@@ -26,6 +26,7 @@ from .callbacks.spawned import original
 from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint
 from .configuration import config_hash
 from .data import StreamingDataModule
+from .distributions import Distribution
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
 from .module import NCSN
@@ -138,9 +139,12 @@ def _take_threads(builder: Builder) -> None:
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
     """Refuse what is right by itself and wrong beside something else."""
     sampler, schedule, module = parts["sampler"], parts["schedule"], parts["module"]
+    target = builder.build("distribution")
     optimizer = builder.build("optimizer", functools.partial)
     if isinstance(sampler, Sampler) and isinstance(schedule, Schedule):
         builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
+        if isinstance(target, Distribution):
+            builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
     if isinstance(optimizer, functools.partial):
         settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
         builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))

@@ -133,6 +133,7 @@ ONE_LINE = [
     (["sampler.base_step=1e-5"], "sampler.step_ratio=0.1 and base_step=1e-05: give exactly one"),
     (["sampler.step_ratio=null"], "sampler.step_ratio=None and base_step=None: give exactly one"),
     (["sampler.step_ratio=2"], "sampler.step_ratio=2: should be less than 2"),
+    (["sampler=langevin", "sampler.step=1e-3"], "sampler.step=0.001 makes the chain unstable: .* keep step below"),
     (["sampler=annealed_langevin_primer", "sampler.base_step=1"], "sampler.base_step=1 makes .* keep base_step below"),
     (["sampler.prior=flat"], "sampler.prior='flat': should be 'gaussian', 'moment_matched' or 'uniform'"),
     (["optimizer.lr=-1"], "optimizer, of lr=-1.*: Invalid learning rate: -1"),

@@ -262,6 +262,7 @@ QUESTIONS = [
     ("sample out=x.txt", "out=x.txt: give a name that ends in .npz or .csv"),
     ("sample out=/dev/null/x.npz", "out=/dev/null/x.npz: cannot be written; choose another place"),
     ("sample sampler=annealed_langevin_primer sampler.base_step=1", "sampler.base_step=1 makes the chain unstable"),
+    ("sample sampler=langevin sampler.step=0.01", "sampler.step=0.01 makes the chain unstable: at σ=0.01 the target"),
     ("sample sampler=annealed_langevin sampler.step_ratio=3", "sampler.step_ratio=3: should be less than 2"),
     ("evaluate num_levels=0", "num_levels=0: give a whole number of at least 1"),
     ("evaluate sigma_min=-1", "sigma_min=-1: should be greater than 0"),

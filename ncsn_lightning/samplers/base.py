@@ -52,6 +52,9 @@ class Sampler(ABC):
     def check(self, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027  (most samplers fit every ladder)
         """Raise ValueError where this sampler cannot walk this ladder."""
 
+    def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027
+        """Raise ValueError where, besides, chains of this sampler cannot stay on this target."""
+
     def start(
         self,
         n: int,
