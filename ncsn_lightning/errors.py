@@ -9,6 +9,7 @@ import sys
 from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal
+from .preemption import Preempted, is_first_rank
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,15 @@ def _system_line(error: OSError) -> str:
     return f"{place}: cannot be used ({error.strerror}: {error.filename}); choose another place"
 
 
-def log_traceback() -> None:
-    """The error being handled, into the files of the log alone: the console has its one line."""
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), sys.exc_info())
+def log_error() -> None:
+    """The error being handled, with its traceback, into the files of the log alone: the console has its one line."""
+    error = sys.exc_info()
+    if isinstance(error[1], Preempted):
+        if not is_first_rank():
+            return
+        record = log.makeRecord(log.name, logging.INFO, __file__, 0, str(error[1]), (), None)
+    else:
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), error)
     for handler in log_files():
         handler.handle(record)
 

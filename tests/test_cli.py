@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from ncsn_lightning import jobs
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.configuration import config_folder
 from ncsn_lightning.overrides import refused_overrides
+from ncsn_lightning.sweeps.folder import read_sweep
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -127,6 +129,16 @@ def test_a_refusal_is_one_line_on_stderr_and_a_failed_process(tmp_path):
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr == "schedule=geometrc: no such option; did you mean geometric?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("question", ["--help", "--cfg=job"])
+def test_a_reader_who_has_seen_enough_ends_the_command_quietly(question, tmp_path):
+    """As in `ncsn-train --help | head`."""
+    command = [sys.executable, str(ROOT / "scripts/train.py"), question]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_wrong_values_are_said_at_once_and_leave_no_folder(tmp_path):
@@ -298,6 +310,23 @@ def test_a_bad_checkpoint_is_refused_and_runs_no_code(kind, words, run, command,
     assert others == [] or kind == "headless"
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "samples.npz").exists()
+
+
+def test_the_jobs_of_a_sweep_are_runs_of_one_group_each_ended_by_itself(tmp_path):
+    options = ["optimizer=sgd", "optimizer.lr=1e6,1e-3", "hydra.sweep.dir=sweep", "logger=wandb"]
+    process = script("train", "-m", *options, *TINY, *BARE, cwd=tmp_path, env={**os.environ, "WANDB_MODE": "offline"})
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("1 of 2 jobs did not finish (1 diverged)")
+    assert "Traceback" not in process.stderr + process.stdout
+    sweep = read_sweep(tmp_path / "sweep")
+    assert [job.state for job in sweep.jobs] == ["diverged", "finished"]
+    diverged, finished = folders = [job.folder for job in sweep.jobs]
+    assert "Traceback" in (diverged / "train.log").read_text()
+    assert "Traceback" not in (finished / "train.log").read_text()
+    assert all("\ngroup: sweep\n" in (folder / "config.yaml").read_text() for folder in folders)
+    runs = [next(folder.glob("wandb/offline-run-*")).name.rpartition("-run-")[2] for folder in folders]
+    assert runs[0] != runs[1]
+    assert [list(folder.glob("wandb/artifacts/staging/*")) != [] for folder in folders] == [False, True]
 
 
 def test_a_full_disk_ends_the_run_and_spares_the_last_good_checkpoint(tmp_path):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import FULL, log_files, log_traceback, one_line
+from ..errors import FULL, log_error, log_files, one_line
 from ..results import read_summary, write_summary
 from . import stopping
 from .folder import read_plan
@@ -129,7 +129,7 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
     except BaseException as error:
         if lease.is_lost():
             raise JobFailed(one_line(error)) from error
-        log_traceback()
+        log_error()
         stopped = isinstance(error, stopping.Stopped | KeyboardInterrupt)
         summary = read_summary(folder) or _write(
             folder,

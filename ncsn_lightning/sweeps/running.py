@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,14 @@ def _short_hash(overrides: ListConfig) -> str:
     return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:8]
 
 
-def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
+def run_sweep(
+    arguments: list[str],
+    config: DictConfig,
+    loader: ConfigLoader,
+    launcher: Launcher,
+    *,
+    report: Callable[[Path], None],
+) -> None:
     """Run what is left of a sweep, and print how every job of the command ended.
 
     Args:
@@ -81,6 +89,7 @@ def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, la
         config: of the sweep.
         loader: composes a job's configuration.
         launcher: runs jobs.
+        report: is told of the sweep's folder at the end, whatever the end.
 
     Raises:
         Refusal: a job cannot run; none has.
@@ -117,6 +126,7 @@ def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, la
     finally:
         ended = [conductor.read(name) for name in conductor.jobs]
         console.print(table(ended))
+        report(folder)
     _demand_all(ended, retry_failed=config.retry_failed)
 
 
