@@ -49,7 +49,8 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
     """
     if _ended(folder):
         return ELSEWHERE
-    _quieten()
+    if not batch():
+        _quieten()
     with stopping.listening():
         try:
             stopping.check()
@@ -143,7 +144,10 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
         )
         if stopped or summary["status"] == "preempted":
             raise stopping.Stopped from error
-        raise JobFailed(_reason(error, folder)) from error
+        reason = _reason(error, folder)
+        if batch():  # whose log nobody else writes
+            log.error("%s", reason)
+        raise JobFailed(reason) from error
 
 
 def _write(folder: Path, **summary: Any) -> dict[str, Any]:
