@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import ParallelStrategy
@@ -218,8 +218,8 @@ def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: b
         )
     if trainer.num_nodes > 1 and "NODE_RANK" not in os.environ and "GROUP_RANK" not in os.environ:
         builder.refuse(
-            f"trainer.num_nodes={trainer.num_nodes}: nothing has started this on other nodes; use hydra/launcher=slurm, "
-            "sbatch scripts/slurm/train.sbatch or torchrun"
+            f"trainer.num_nodes={trainer.num_nodes}: nothing has started this on other nodes; "
+            "use hydra/launcher=slurm, sbatch scripts/slurm/train.sbatch, or torchrun"
         )
 
 

@@ -24,7 +24,7 @@ RECIPE = [
     "score_test.num_points=64",
     "~callbacks.figures",
 ]
-LONG = 6000
+LONG = 4000
 """Steps that leave time to disturb a job after its first epoch."""
 
 TWO_RANKS = ["trainer=ddp", "trainer.accelerator=cpu"]
@@ -39,7 +39,7 @@ def summary(folder):
 
 def local(folder, *arguments):
     """Train without the cluster, undisturbed."""
-    done = subprocess.run([*TRAIN, *RECIPE, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run([*TRAIN, *arguments, *RECIPE], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -47,7 +47,7 @@ def local(folder, *arguments):
 def undisturbed_ranks(tmp_path_factory):
     """A run of two ranks on this machine."""
     folder = tmp_path_factory.mktemp("ranks")
-    local(folder, *TWO_RANKS, "trainer.devices=2", f"trainer.max_steps={LONG // 4}", "hydra.run.dir=run")
+    local(folder, *TWO_RANKS, "trainer.devices=2", f"trainer.max_steps={LONG // 3}", "hydra.run.dir=run")
     return folder / "run"
 
 
@@ -160,7 +160,7 @@ def test_a_sweep_ends_as_an_undisturbed_one_whatever_happens_to_its_jobs(cluster
 
 
 def test_one_job_of_a_sweep_with_two_ranks_on_two_nodes(cluster, sweep, undisturbed_ranks):
-    command = sweep(*OVER_NODES, f"trainer.max_steps={LONG // 4}", "seed=0")
+    command = sweep(*OVER_NODES, f"trainer.max_steps={LONG // 3}", "seed=0")
     command.wait(lambda: any(map(has_begun, command.jobs().values())))
     (folder,) = command.jobs().values()
     cluster.warn(holder(folder)[1])
@@ -193,7 +193,7 @@ def test_a_batch_job_with_two_ranks_on_two_nodes(cluster, undisturbed_ranks, tmp
     def state():
         return cluster.jobs()[job]["JobState"]
 
-    job = submit(*RECIPE, *OVER_NODES, f"trainer.max_steps={LONG // 4}")
+    job = submit(*RECIPE, *OVER_NODES, f"trainer.max_steps={LONG // 3}")
     folder = tmp_path / f"outputs/runs/slurm-{job}"
     cluster.wait(lambda: has_begun(folder), seconds=FINISHED)
     cluster.warn(job)
