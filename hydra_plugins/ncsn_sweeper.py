@@ -5,12 +5,16 @@ Hydra imports this file at every start, for `--help` too, so it imports nothing 
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+log = logging.getLogger("ncsn_lightning.report")
 
 
 class ResumingSweeper(Sweeper):
@@ -38,4 +42,17 @@ class ResumingSweeper(Sweeper):
         assert self.hydra_context is not None
         given = {argument.partition("=")[0] for argument in arguments}
         parameters = [f"{key}={value}" for key, value in self.params.items() if key not in given]
-        run_sweep([*parameters, *arguments], self.config, self.hydra_context.config_loader, self.launcher)
+        loader = self.hydra_context.config_loader
+        run_sweep([*parameters, *arguments], self.config, loader, self.launcher, report=_report)
+
+
+def _report(folder: Path) -> None:
+    """Write the table and the page of a sweep that ended; what is in the way of that changes nothing about its end."""
+    from ncsn_lightning.report import write_report
+    from ncsn_lightning.sweeps.folder import read_sweep
+
+    try:
+        print(f"report: {write_report(read_sweep(folder))}", flush=True)
+    except OSError as error:
+        place = error.filename2 or error.filename or folder
+        log.warning("no report: %s cannot be written (%s); later: ncsn-report %s", place, error.strerror, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ def sample() -> None:
 
 def _train(cfg: DictConfig) -> float | str:
     settings = HydraConfig.get()
-    folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    folder = Path(settings.runtime.output_dir)
+    overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
 
     def compose() -> dict[str, Any]:
         return {**plain(cfg), "run_id": "-".join(folder.parts[-2:])}
@@ -102,9 +104,10 @@ def _resume(arguments: list[str]) -> None:
     folder = Path(given["resume"]).absolute()
     if not (folder / "config.yaml").is_file():
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
-    with listening(), _last_word(folder), _held(folder, given["resume"]):
+    FoldersBefore.found = {folder}  # which a refusal leaves
+    with listening(), _held(folder, given["resume"]), _last_word(folder):
+        handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
+        logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
         from . import jobs
 
         jobs.resume(folder, trust=packages(given.get("trust", "")))
@@ -147,6 +150,10 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
     try:
         action()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush succeeds
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit("interrupted")
     except Refusal as error:

@@ -26,7 +26,7 @@ from .building import Builder, fill_automatic
 from .callbacks import PreemptionCheckpoint, RunSummary
 from .callbacks.preemption import SignalsLeftAlone
 from .callbacks.spawned import original
-from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint
+from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .files import remove_parts, replacing
@@ -249,17 +249,20 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
         remove_parts(folder)
         (folder / "summary.json").unlink(missing_ok=True)
     checkpoint, torn = latest_checkpoint(folder)
-    for line in torn:
-        log.warning("%s", line)
-    if (folder / "config.yaml").exists() and is_first_rank():
-        log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
-    files = read_checkpoint(checkpoint).get("files") if checkpoint else None
-    return fit(build(config, overrides=overrides, files=files, **options), checkpoint=checkpoint)
+    files = checkpoint.content.get("files") if checkpoint else None
+    job = build(config, overrides=overrides, files=files, **options)
+    if job.trainer.is_global_zero:
+        for line in torn:
+            log.warning("%s", line)
+        if (folder / "config.yaml").exists():
+            start = checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet"
+            log.info("resuming from %s", start)
+    return fit(job, checkpoint=checkpoint)
 
 
-def fit(job: Job, *, checkpoint: Path | None = None) -> float:
+def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     """Train from the first step or from a checkpoint to the end, log, and return the score error.
 
     Raises:
@@ -268,9 +271,9 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
     config, trainer, module = job.module.config, job.trainer, job.module
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
-    if broken := broken_guidelines(schedule, distribution):
-        log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
     if trainer.is_global_zero:
+        if broken := broken_guidelines(schedule, distribution):
+            log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": _summary(trainer).facts["overrides"]}), path)
     with listening():
@@ -282,7 +285,7 @@ def fit(job: Job, *, checkpoint: Path | None = None) -> float:
     return error
 
 
-def _fit(job: Job, checkpoint: Path | None) -> None:
+def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
     trainer = job.trainer
     try:
         trainer.loggers = job.builder.build_members("logger", Logger)
@@ -290,8 +293,8 @@ def _fit(job: Job, checkpoint: Path | None) -> None:
         for logger in trainer.loggers:
             logger.log_hyperparams(job.module.config)
             if isinstance(logger, MetricsCSV):
-                logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
-        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint)
+                logger.rewind(checkpoint.content["metrics_rows"] if checkpoint else 0)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint.path if checkpoint else None)
     except BaseException as error:
         _finish(trainer, exit_code=1)
         if original(error) is not error:

@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 15
 """How long W&B may take to answer before a run goes on offline."""
 
+PLACES = {"WANDB_DATA_DIR": "wandb", "WANDB_CACHE_DIR": "wandb/cache"}
+"""Where W&B puts what it stages (`wandb sync` needs it later) and caches, by the variable that says so."""
+
+CHOSEN = PLACES.keys() & os.environ.keys()
+"""Those that are the user's choice."""
+
 
 class _ContinuingWriter(ExperimentWriter):
     """Keeps the file that an earlier process of the same run left."""
@@ -109,8 +115,8 @@ class WandbRun(WandbLogger):
 
 def _start(arguments: dict[str, Any]) -> Any:
     """`wandb.init` that neither asks nor waits long."""
-    os.environ.setdefault("WANDB_DATA_DIR", arguments["dir"])
-    os.environ.setdefault("WANDB_CACHE_DIR", str(Path(arguments["dir"]) / "wandb" / "cache"))
+    for variable in PLACES.keys() - CHOSEN:  # anew for every job of a sweep
+        os.environ[variable] = str(Path(arguments["dir"]) / PLACES[variable])
     settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, console="off")
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     try:

@@ -145,13 +145,19 @@ class CompiledSteps:
         optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
         self._run = torch.compile(self._steps, fullgraph=True, dynamic=False)
 
-    def __call__(self, batches: Sequence[Tensor], *, rates: Tensor, shares: Tensor) -> Float[Tensor, "steps"]:
+    def __call__(
+        self,
+        batches: Sequence[Float[Tensor, "steps ..."]],
+        *,
+        rates: Float[Tensor, "steps groups"],
+        shares: Float[Tensor, "steps"],
+    ) -> Float[Tensor, "steps"]:
         """Take the steps.
 
         Args:
-            batches: fields of the batches, `[K, …]` each.
-            rates: `[K, groups]`, learning rates.
-            shares: `[K]`, the average's share of the new weights.
+            batches: fields of the batches of K steps.
+            rates: learning rates, by parameter group.
+            shares: the average's share of the new weights.
 
         Returns:
             the mean loss of every step.

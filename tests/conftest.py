@@ -1,11 +1,14 @@
 """What every test shares: one thread (the tests run in parallel processes) and no W&B account."""
 
+import logging
 import os
 import sys
 
+import jaxtyping
 import pytest
 import torch
 
+from ncsn_lightning import cli
 from ncsn_lightning.configuration import composed
 
 os.environ["WANDB_MODE"] = "offline"
@@ -17,6 +20,14 @@ torch.set_num_threads(1)
 def generator() -> torch.Generator:
     """Fixed randomness for a test."""
     return torch.Generator().manual_seed(20261124)
+
+
+@pytest.fixture
+def compilable():
+    """No shapes are checked during the test: the compiler would trace the checks too."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
@@ -54,3 +65,26 @@ def configure(tmp_path):
         return composed(*small, *overrides, folder=tmp_path / folder)
 
     return compose_small
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run one of the commands here, in an empty folder, and return the lines with which it ended ([] for a success)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    root, before = logging.getLogger(), list(logging.getLogger().handlers)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        try:
+            getattr(cli, name)()
+        except SystemExit as end:
+            return end.code.splitlines()
+        finally:
+            for handler in set(root.handlers) - set(before):
+                handler.close()
+            root.handlers[:] = before
+        return []
+
+    return run

@@ -222,12 +222,21 @@ def test_a_sweep_in_one_process_refuses_strategies_that_start_others(configure):
     jobs.build(configure(*ddp), overrides=[])
 
 
+def test_a_job_on_a_login_node_builds_without_a_warning(configure, tmp_path, monkeypatch):
+    """Lightning warns where Slurm's `srun` can be found and has not started the process."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs.build(configure(*LEAN), overrides=[])
+
+
 def test_a_group_is_one_object_for_all_that_name_it(configure):
     job = jobs.build(configure("objective=exact"), overrides=[])
     target = job.builder.build("distribution")
     assert job.data.distribution is target
     assert job.module.loss.objective.distribution is target
-    assert job.builder.build("callbacks")["figures"].test is job.builder.build("callbacks")["score_error"].test
+    callbacks = job.builder.build("callbacks")
+    assert callbacks["figures"].score_error is callbacks["score_error"]
+    assert callbacks["score_error"].test is job.builder.build("score_test")
 
 
 def test_automatic_values_follow_the_target_and_are_settled(configure):

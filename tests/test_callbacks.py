@@ -1,5 +1,6 @@
 """What a run leaves behind, and how it ends when it goes wrong."""
 
+import csv
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncsn_lightning import Checkerboard, jobs
+from ncsn_lightning import Checkerboard, ScoreTest, jobs
 from ncsn_lightning.callbacks import Diverged
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.results import revision, versions
@@ -40,8 +41,10 @@ def run_with(configure, callback, *overrides):
 def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     jobs.fit(jobs.build(configure("weighting=learned", "callbacks.figures.every_n_steps=50"), overrides=["x=1"]))
     folder = tmp_path / "run"
-    x = np.load(folder / "samples.npz")["x"]
-    assert x.shape == (50, 2)
+    points = np.load(folder / "samples.npz")
+    assert (points["x"].shape, points["truth"].shape) == ((50, 2), (50, 2))
+    on_the_board = np.floor(points["truth"]).sum(-1) % 2 == 0
+    assert on_the_board.all()
     names = {"samples", "score_field", "score_error", "loss_levels", "filmstrip", "schedule", "learned_weighting"}
     assert {p.stem for p in (folder / "figures").glob("*.png")} == names
     for picture in (folder / "figures").glob("*.png"):
@@ -58,9 +61,23 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert (report["status"], report["steps"], report["overrides"], report["error"]) == ("finished", 100, ["x=1"], None)
     per_level = report["metrics"]["score_error_per_level"]
     assert len(per_level) == 10
+    learned = report["metrics"]["learned_weighting_per_level"]
+    assert learned.keys() == report["metrics"]["optimal_weighting_per_level"].keys() == per_level.keys()
+    assert all(np.isfinite(list(learned.values())))
     assert report["metrics"]["score_error"] == pytest.approx(np.mean(list(per_level.values())))
-    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(x), 0.0)).double().mean()
+    inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(points["x"]), 0.0)).double().mean()
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
+
+
+def test_the_score_is_measured_once_at_each_validation_and_no_more_at_the_end(configure, monkeypatch, tmp_path):
+    measure, calls = ScoreTest.forward, []
+    monkeypatch.setattr(ScoreTest, "forward", lambda test, score: calls.append(score) or measure(test, score))
+    jobs.fit(jobs.build(configure("data.steps_per_epoch=50", "trainer.max_steps=120"), overrides=[]))
+    assert len(calls) == 3
+    with open(tmp_path / "run/metrics.csv", newline="") as file:
+        logged = [float(row["score_error"]) for row in csv.DictReader(file) if row["score_error"]]
+    assert len(logged) == 3
+    assert summary(tmp_path)["metrics"]["score_error"] == pytest.approx(logged[-1], rel=1e-6)
 
 
 def poison(module):

@@ -31,8 +31,9 @@ def mlp():
     return MLP(embedding=SinusoidalEmbedding(dim=16), hidden_dims=[32, 24])
 
 
-def film():
-    return FiLM(embedding=FourierEmbedding(dim=16), hidden_dims=[32, 24], num_frequencies=8, frequency_scale=0.5)
+def film(**frequencies):
+    frequencies = {"num_frequencies": 8, "frequency_min": 0.25, "frequency_max": 1.0} | frequencies
+    return FiLM(embedding=FourierEmbedding(dim=16), hidden_dims=[32, 24], **frequencies)
 
 
 def build(kind, network):
@@ -43,6 +44,16 @@ def build(kind, network):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def test_magnitudes_of_the_frequencies_are_spread_evenly_in_their_logarithm():
+    """E‖ω‖² / 2 = (2πf)² for each, n being standard normal; f from 1 to 4."""
+    omega = film(num_frequencies=30_000, frequency_min=1.0, frequency_max=4.0).omega.double() / (2 * math.pi)
+    square = omega.square().sum(-1) / 2
+    for part, low in enumerate([1.0, 4 ** (1 / 3), 4 ** (2 / 3)]):
+        here = square[part * 10_000 : (part + 1) * 10_000]
+        mean = (4 ** (2 / 3) - 1) / (2 * math.log(4) / 3) * low**2  # of f² over ln f from low to 4^(1/3) low
+        assert abs(float(here.mean()) - mean) < 5 * float(here.std()) / 100
 
 
 @pytest.mark.parametrize("network", [mlp, film])
@@ -96,6 +107,15 @@ def test_karras_is_the_score_of_its_denoiser(generator):
     total = math.hypot(sigma, data)
     denoised = data**2 / total**2 * x + sigma * data / total * score.network(x / total, torch.tensor(sigma).double())
     torch.testing.assert_close(score(x, sigma), (denoised - x) / sigma**2, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Preconditioned, Energy])
+def test_a_blurred_target_is_the_sharp_one_at_a_higher_level(kind, generator):
+    """p_σ of q ∗ N(0, τ²I) is q's at √(σ² + τ²)."""
+    network, x = trained_looking(film()), torch.randn(6, 2, generator=generator)
+    blurred = kind(network=network, sigma_data=math.hypot(0.6, 0.4), blur=0.4)
+    sharp = kind(network=network, sigma_data=0.6)
+    torch.testing.assert_close(blurred(x, 0.3), sharp(x, 0.5))
 
 
 @pytest.mark.parametrize("kind", [Preconditioned, Energy])
@@ -155,6 +175,8 @@ def test_stacked_members_equal_single_ones(kind, network, generator):
         (lambda: SinusoidalEmbedding(dim=7), "dim"),
         (lambda: FourierEmbedding(bandwidth=0.0), "bandwidth"),
         (lambda: Preconditioned(network=mlp(), sigma_data=-1.0), "sigma_data"),
+        (lambda: Preconditioned(network=mlp(), sigma_data=1.0, blur=2.0), "blur"),
+        (lambda: film(frequency_min=2.0), "frequency_min"),
         (lambda: Raw(network="mlp"), "network"),
     ],
 )

@@ -107,10 +107,11 @@ def test_the_furthest_whole_checkpoint_is_found(tmp_path):
     folder.mkdir()
     for name, step in {"a": 10, "b": 30, "c": 20}.items():
         torch.save({"config": {}, "state_dict": {}, "global_step": step}, folder / f"{name}.ckpt")
-    assert latest_checkpoint(tmp_path) == (folder / "b.ckpt", [])
+    furthest, torn = latest_checkpoint(tmp_path)
+    assert (furthest.path, furthest.content["global_step"], torn) == (folder / "b.ckpt", 30, [])
     (folder / "b.ckpt").write_bytes((folder / "b.ckpt").read_bytes()[:100])
-    path, torn = latest_checkpoint(tmp_path)
-    assert path == folder / "c.ckpt"
+    furthest, torn = latest_checkpoint(tmp_path)
+    assert furthest.path == folder / "c.ckpt"
     assert len(torn) == 1
     assert "b.ckpt" in torn[0]
 

@@ -139,6 +139,7 @@ def test_runs_of_the_same_seed_are_identical_and_of_another_are_not(configure):
     assert not torch.equal(first.module.model.network.last.weight, other.module.model.network.last.weight)
 
 
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_the_compiled_step_is_the_same_step(amsgrad, configure):

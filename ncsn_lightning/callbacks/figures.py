@@ -18,12 +18,13 @@ from ..arguments import Count, Index, strict
 from ..distributions import Distribution
 from ..files import replacing
 from ..loggers import log_picture, log_table
-from ..metrics import ScoreTest, off_support
+from ..metrics import by_level, off_support
 from ..module import NCSN
 from ..objectives import Learned
 from ..randomness import keyed_generator
 from ..samplers import Sampler
 from ..schedules import Levels, Schedule
+from .score_error import ScoreError
 
 TABLE_ROWS = 1000
 """Samples that go to the loggers' tables; all of them are in samples.npz."""
@@ -32,13 +33,14 @@ TABLE_ROWS = 1000
 class SamplesAndFigures(L.Callback):
     """Sample and draw, every few steps and at the end.
 
-    Along the way: the samples beside the target. At the end: `samples.npz` (key `x`, `[n, 2]` float32) and every figure
-    into `figures/`, and to the loggers.
+    Along the way: the samples beside the target. At the end: `samples.npz` (keys `x`, and `truth`, as many draws of the
+    target, the same in every run on it; `[n, 2]` float32) and every figure into `figures/`, and to the loggers. Of a
+    learned weighting, u(σ) and its optimum (nats) go to the summary.
 
     Args:
         distribution, schedule, levels: of the run.
         sampler: walks down the schedule with the averaged score.
-        test: the points on which the losses of a level are measured.
+        score_error: measures the errors and losses of each level.
         num_samples: chains.
         every_n_steps: optimiser steps between pictures along the way.
         seed: of the chains.
@@ -53,14 +55,14 @@ class SamplesAndFigures(L.Callback):
         schedule: Schedule,
         levels: Levels,
         sampler: Sampler,
-        test: ScoreTest,
+        score_error: ScoreError,
         num_samples: Count,
         every_n_steps: Count,
         seed: Index,
         folder: str,
     ) -> None:
         self.distribution, self.schedule, self.levels, self.sampler = distribution, schedule, levels, sampler
-        self.test = test
+        self.score_error = score_error
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
 
@@ -81,8 +83,9 @@ class SamplesAndFigures(L.Callback):
         pl_module.results["sampling_time"] = time.perf_counter() - started
         pl_module.results["off_support"] = off_support(self.distribution, samples)
         pl_module.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
+        truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
         with replacing(self.folder / "samples.npz") as path:
-            np.savez(path, x=samples.numpy())
+            np.savez(path, x=samples.numpy(), truth=truth.float().numpy())
         for logger in trainer.loggers:
             log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
         for name, figure in self._figures(pl_module, states):
@@ -96,17 +99,20 @@ class SamplesAndFigures(L.Callback):
         return [state.cpu() for state in walk]
 
     def _figures(self, module: NCSN, states: list[Tensor]) -> Iterator[tuple[str, Figure]]:
-        score = copy.deepcopy(module.score).cpu()
-        errors = self.test.cpu()(score)
+        score, errors = copy.deepcopy(module.score).cpu(), self.score_error.errors(module)
         yield "samples", plotting.plot_samples(self.distribution, states[-1])
         chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
-        yield "score_field", plotting.plot_score_field(self.distribution, score, chosen)
+        yield "score_field", plotting.plot_score_field(self.distribution, score, chosen.cpu())
         yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
         yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
         yield "filmstrip", plotting.plot_filmstrip(self.distribution, states, self.schedule.sigmas)
         yield "schedule", self._schedule_figure(module)
         if isinstance(module.loss.weighting, Learned):
-            yield "learned_weighting", self._learned_figure(copy.deepcopy(module).cpu())
+            u, optimum = self._learned_weighting(copy.deepcopy(module).cpu())
+            sigmas = errors.sigmas.cpu()
+            module.results["learned_weighting_per_level"] = by_level(sigmas, u)
+            module.results["optimal_weighting_per_level"] = by_level(sigmas, optimum)
+            yield "learned_weighting", plotting.plot_learned_weighting(sigmas, u, optimum)
 
     def _schedule_figure(self, module: NCSN) -> Figure:
         sigmas = self.schedule.sigmas
@@ -116,18 +122,18 @@ class SamplesAndFigures(L.Callback):
         return plotting.plot_schedule(sigmas, sigma_grid=grid, weight=weight, density=self.levels.density(grid))
 
     @torch.no_grad()
-    def _learned_figure(self, module: NCSN) -> Figure:
-        """u(σ) beside ln E[σ² e / D] of the weights in training, on fresh points."""
+    def _learned_weighting(self, module: NCSN) -> tuple[Tensor, Tensor]:
+        """u(σ) and its optimum ln E[σ² e / D] of the weights in training, on fresh points, `[L]` each."""
         objective, weighting = module.loss.objective, module.loss.weighting
         assert isinstance(weighting, Learned)
         generator = keyed_generator(self.seed, "learned weighting")
-        sigma = self.test.sigmas.unsqueeze(-1)
+        sigmas = self.score_error.test.sigmas.cpu()
+        sigma = sigmas.unsqueeze(-1)
         x = self.distribution.sample(sigma.shape[0] * 1024, generator=generator).view(-1, 1024, 2)
         noise = torch.randn(x.shape, generator=generator)
         references = self.distribution.sample(objective.num_references, generator=generator)
         error = objective(module.model, x, sigma, noise, references).mean(-1)
-        optimum = (self.test.sigmas.square() * error / weighting.dim).log()
-        return plotting.plot_learned_weighting(self.test.sigmas, weighting.u(self.test.sigmas), optimum)
+        return weighting.u(sigmas), (sigmas.square() * error / weighting.dim).log()
 
     def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
         """Save a figure or an animation in the run's folder and hand it to the loggers."""

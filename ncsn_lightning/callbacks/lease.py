@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import lightning as L
 
@@ -15,12 +15,12 @@ class LeaseGuard(L.Callback):
     """End the run with `LeaseLost` at the first block after it was taken over.
 
     Args:
-        lost: whether it was.
+        successor: a file that exists once it was.
     """
 
-    def __init__(self, lost: Callable[[], bool]) -> None:
-        self.lost = lost
+    def __init__(self, successor: Path) -> None:
+        self.successor = successor
 
     def on_train_batch_start(self, *_: object) -> None:
-        if self.lost():
+        if self.successor.exists():
             raise LeaseLost("this process slept for too long; another one has taken the job over")

@@ -53,7 +53,12 @@ class Sampler(ABC):
         """Raise ValueError where this sampler cannot walk this ladder."""
 
     def start(
-        self, n: int, target: Distribution, sigma_max: Tensor | float, *, generator: torch.Generator | None = None
+        self,
+        n: int,
+        target: Distribution,
+        sigma_max: Float[Tensor, ""] | float,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n 2"]:
         """Draw `n` points of the prior, float32, on the target's device."""
         mean, device = target.mean.float(), target.mean.device

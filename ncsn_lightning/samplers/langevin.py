@@ -24,8 +24,14 @@ StableRatio = Annotated[float, Field(gt=0, lt=2)]
 
 
 def _langevin_steps(
-    score: Score, x: Tensor, sigma: Tensor, *, alpha: float, count: int, generator: torch.Generator | None
-) -> Tensor:
+    score: Score,
+    x: Float[Tensor, "n 2"],
+    sigma: Float[Tensor, ""],
+    *,
+    alpha: float,
+    count: int,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "n 2"]:
     """`count` steps of size `alpha` at one level, in place."""
     noise = torch.empty_like(x)
     for _ in range(count):

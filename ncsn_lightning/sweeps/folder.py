@@ -130,8 +130,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
     keys = ("name", "question", "command", "factors", "jobs", "revision", "versions")
     try:
         plan = json.loads(path.read_text())
-        return {key: plan[key] for key in keys}
-    except (ValueError, LookupError, TypeError) as error:
+        jobs = {name: {key: job[key] for key in ("overrides", "fixed")} for name, job in plan["jobs"].items()}
+        return {key: plan[key] for key in keys} | {"jobs": jobs}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise NoSweepError(f"{path}: not written by this program or damaged; run the sweep's command again") from error
 
 

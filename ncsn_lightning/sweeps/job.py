@@ -49,7 +49,8 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
     """
     if _ended(folder):
         return ELSEWHERE
-    _quieten()
+    if not batch():
+        _quieten()
     with stopping.listening():
         try:
             stopping.check()
@@ -88,7 +89,7 @@ def _quieten() -> None:
 
 def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Path) -> float | str:
     if int(os.environ.get("SLURM_PROCID", "0")):
-        return _train(compose(), overrides, lambda: False) if _first_task_trains(folder) else ELSEWHERE
+        return _train(compose(), overrides, None) if _first_task_trains(folder) else ELSEWHERE
     lease = take(folder)
     if lease is None:
         return ELSEWHERE
@@ -96,14 +97,15 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
         if _ended(folder):  # since it was looked for
             return ELSEWHERE
         with _last_word(overrides, folder, lease):
-            return _train(compose(), overrides, lambda: lease.lost)
+            return _train(compose(), overrides, lease)
 
 
-def _train(config: dict[str, Any], overrides: list[str], lost: Callable[[], bool]) -> float:
+def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) -> float:
     from .. import jobs
     from ..callbacks import LeaseGuard
 
-    return jobs.go_on(config, overrides=overrides, in_sweep=True, callbacks=[LeaseGuard(lost)])
+    guards = [LeaseGuard(lease.successor)] if lease else []
+    return jobs.go_on(config, overrides=overrides, in_sweep=True, callbacks=guards)
 
 
 def _first_task_trains(folder: Path) -> bool:
@@ -125,7 +127,7 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
     try:
         yield
     except BaseException as error:
-        if lease.lost:
+        if lease.is_lost():
             raise JobFailed(one_line(error)) from error
         log_error()
         if isinstance(error, SystemExit):  # submitit has requeued this job
@@ -144,7 +146,10 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
         )
         if stopped or summary["status"] == "preempted":
             raise stopping.Stopped from error
-        raise JobFailed(_reason(error, folder)) from error
+        reason = _reason(error, folder)
+        if batch():  # whose log nobody else writes
+            log.error("%s", reason)
+        raise JobFailed(reason) from error
 
 
 def _write(folder: Path, **summary: Any) -> dict[str, Any]:

@@ -68,14 +68,18 @@ class Lease:
     """The right to train one job, as long as the `with` block lasts; see `take`.
 
     Attributes:
-        lost: whether someone else took the job, because this process showed no sign of life for too long.
+        successor: a file that exists once another process has taken the job over.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lost = False
+        self.successor = _path(path.parent, int(path.stem) + 1)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def is_lost(self) -> bool:
+        """Whether another process took the job, because this one showed no sign of life for too long."""
+        return self.successor.exists()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -84,19 +88,17 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        if not self.lost:
-            os.utime(self.path, (0, 0))
+        self._touch((0, 0))
 
     def _beat(self) -> None:
-        successor = _path(self.path.parent, int(self.path.stem) + 1)
-        while not self._ended.wait(BEAT) and not self.lost:
-            try:
-                os.utime(self.path)
-            except FileNotFoundError:  # the folder was removed
-                self.lost = True
-            except OSError as error:
-                log.warning("%s: no sign of life (%s)", self.path, error.strerror)
-            self.lost = self.lost or successor.exists()
+        while not self._ended.wait(BEAT) and not self.is_lost():
+            self._touch(None)
+
+    def _touch(self, times: tuple[float, float] | None) -> None:
+        try:
+            os.utime(self.path, times)
+        except OSError as error:  # of a file server that is away, perhaps only for now
+            log.warning("%s: no sign of life (%s)", self.path, error.strerror)
 
 
 def take(folder: Path) -> Lease | None:

@@ -9,14 +9,17 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from ..configuration import Refusal, can_change_result, config_hash
+from ..errors import FULL
 from . import stopping
 from .conductor import Conductor
 from .folder import Job
@@ -49,7 +52,7 @@ def settle(config: DictConfig) -> None:
     if name is not None and (not str(name).strip(".") or "/" in str(name)):
         raise Refusal(f"sweep_name={name}: give a name without /; for any other place hydra.sweep.dir=…")
     with open_dict(config):
-        config.sweep_name = name or _file_name(config) or _short_hash(list(config.hydra.overrides.task))
+        config.sweep_name = name or _file_name(config) or _short_hash(config.hydra.overrides.task)
     if config.hydra.runtime.choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
         threads = config.threads if isinstance(config.threads, int) else 1  # which will be refused
         config.hydra.launcher.n_jobs = max(1, _cores() // max(1, threads))
@@ -65,12 +68,20 @@ def _file_name(config: DictConfig) -> str:
     return (config.hydra.runtime.choices.get("sweep") or "").replace("/", "-")
 
 
-def _short_hash(overrides: list[str]) -> str:
-    asked = sorted(text for text in overrides if can_change_result(text.partition("=")[0].lstrip("+~")))
+def _short_hash(overrides: ListConfig) -> str:
+    texts: Any = OmegaConf.to_container(overrides, resolve=False)
+    asked = sorted(text for text in texts if can_change_result(text.partition("=")[0].lstrip("+~")))
     return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:8]
 
 
-def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
+def run_sweep(
+    arguments: list[str],
+    config: DictConfig,
+    loader: ConfigLoader,
+    launcher: Launcher,
+    *,
+    report: Callable[[Path], None],
+) -> None:
     """Run what is left of a sweep, and print how every job of the command ended.
 
     Args:
@@ -78,6 +89,7 @@ def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, la
         config: of the sweep.
         loader: composes a job's configuration.
         launcher: runs jobs.
+        report: is told of the sweep's folder at the end, whatever the end.
 
     Raises:
         Refusal: a job cannot run; none has.
@@ -107,9 +119,14 @@ def run_sweep(arguments: list[str], config: DictConfig, loader: ConfigLoader, la
             conductor.run(names)
     except (stopping.Stopped, KeyboardInterrupt, SystemExit) as stop:
         raise Unfinished("stopped; the same command goes on from here") from stop
+    except OSError as error:
+        if error.errno in FULL:
+            raise Unfinished(f"{folder}: {error.strerror}; make room, then the same command goes on") from error
+        raise
     finally:
         ended = [conductor.read(name) for name in conductor.jobs]
         console.print(table(ended))
+        report(folder)
     _demand_all(ended, retry_failed=config.retry_failed)
 
 

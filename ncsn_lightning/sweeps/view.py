@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -97,8 +98,8 @@ class View:
         return (time.monotonic() - self.started) / seen * (len(self.jobs) - done) if seen else None
 
     def _best(self) -> Job | None:
-        scored = [job for job in self.jobs.values() if job.state == "finished" and "score_error" in job.metrics]
-        return min(scored, key=lambda job: float(job.metrics["score_error"]), default=None)
+        scored = [job for job in self.jobs.values() if job.state == "finished" and math.isfinite(_score(job))]
+        return min(scored, key=_score, default=None)
 
 
 def table(jobs: list[Job]) -> Table:
@@ -116,9 +117,12 @@ def label(job: Job) -> str:
     return " ".join(f"{key}={value}" for key, value in job.overrides.items()) or job.hash
 
 
+def _score(job: Job) -> float:
+    return float(job.metrics.get("score_error", math.nan))
+
+
 def _line(job: Job) -> str:
-    error = job.metrics.get("score_error")
-    score = "" if error is None else f", score error {error:.4g}"
+    score = "" if math.isnan(_score(job)) else f", score error {_score(job):.4g}"
     reason = f": {job.reason}" if job.reason else ""
     return f"{label(job)} {job.state}{score}{reason}"
 

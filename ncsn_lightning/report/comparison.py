@@ -1,0 +1,165 @@
+"""The answer of a sweep: its best configuration, and those that cannot be told from it.
+
+A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over its
+seeds, among those whose seeds have all finished (before there is one: among those with most seeds). Another can be told
+from it where the interval of the paired differences, over the seeds that both have, leaves out 0.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..sweeps.folder import Job, Sweep
+from .bootstrap import paired_interval
+from .metrics import METRIC, SEED, measured
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Jobs that differ in their seed alone.
+
+    Attributes:
+        overrides: what they have in common, of the swept keys.
+        jobs: all of them, finished or not.
+        values: the metric of those that finished, by their seed.
+    """
+
+    overrides: dict[str, str]
+    jobs: list[Job]
+    values: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds; NaN where none finished."""
+        return sum(self.values.values()) / len(self.values) if self.values else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; NaN where fewer than two seeds finished."""
+        n = len(self.values)
+        return float(np.std(list(self.values.values()), ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+
+    @property
+    def label(self) -> str:
+        """`schedule=karras weighting=learned`."""
+        return " ".join(f"{key}={value}" for key, value in self.overrides.items()) or "the only configuration"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A configuration beside the best one.
+
+    Attributes:
+        configuration: which.
+        seeds: those that both have.
+        difference: its mean minus the best one's, over these seeds; positive where it is worse.
+        low, high: the interval of the difference.
+        told: whether it can be told from the best.
+    """
+
+    configuration: Configuration
+    seeds: int
+    difference: float
+    low: float
+    high: float
+    told: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a sweep says about one metric.
+
+    Attributes:
+        metric: its name; less is better.
+        best: the best configuration.
+        comparisons: every configuration of which any seed finished, the best one too, by their means.
+        unmeasured: the others.
+        command: trains the best configuration again, all its seeds.
+    """
+
+    metric: str
+    best: Configuration
+    comparisons: list[Comparison]
+    unmeasured: list[Configuration]
+    command: str
+
+    @property
+    def ties(self) -> list[Configuration]:
+        """The configurations that cannot be told from the best, without it."""
+        return [c.configuration for c in self.comparisons if not c.told and c.configuration is not self.best]
+
+    def __str__(self) -> str:
+        n, error = len(self.best.values), self.best.standard_error
+        spread = f" ± {error:.2g} (standard error, {n} seeds)" if n > 1 else " (one seed)"
+        total = len(self.comparisons) + len(self.unmeasured)
+        return (
+            f"best of {total}: {self.best.label}\n"
+            f"{self.metric} {self.best.mean:.4g}{spread}; {len(self.ties)} others cannot be told from it"
+        )
+
+
+def answer(sweep: Sweep, metric: str = METRIC) -> Answer | None:
+    """What the finished jobs of a sweep say about a metric; None where none has measured it."""
+    every = configurations(sweep.jobs, metric)
+    some = [configuration for configuration in every if configuration.values]
+    if not some:
+        return None
+    whole = [configuration for configuration in some if len(configuration.values) == len(configuration.jobs)]
+    most = max(len(configuration.values) for configuration in some)
+    candidates = whole or [configuration for configuration in some if len(configuration.values) == most]
+    best = min(candidates, key=lambda configuration: configuration.mean)
+    comparisons = sorted(_compare(best, some), key=lambda comparison: comparison.configuration.mean)
+    unmeasured = [configuration for configuration in every if not configuration.values]
+    return Answer(metric, best, comparisons, unmeasured, _command(sweep, best))
+
+
+def configurations(jobs: Iterable[Job], metric: str) -> list[Configuration]:
+    """The jobs grouped by all swept keys but the seed, in their order."""
+    groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
+    for job in jobs:
+        key = tuple((key, value) for key, value in sorted(job.overrides.items()) if key != SEED)
+        groups.setdefault(key, []).append(job)
+    return [_configuration(group, metric) for group in groups.values()]
+
+
+def _configuration(jobs: list[Job], metric: str) -> Configuration:
+    overrides = {key: value for key, value in jobs[0].overrides.items() if key != SEED}
+    values = {job.overrides.get(SEED, ""): measured(job, metric) for job in jobs}
+    return Configuration(overrides, jobs, {seed: value for seed, value in values.items() if not math.isnan(value)})
+
+
+def _compare(best: Configuration, others: list[Configuration]) -> Iterable[Comparison]:
+    """Every configuration beside the best; those with the same seeds in one go."""
+    groups: dict[tuple[str, ...], list[Configuration]] = {}
+    for other in others:
+        common = tuple(seed for seed in best.values if seed in other.values)
+        groups.setdefault(common, []).append(other)
+    for seeds, members in groups.items():
+        if not seeds:
+            yield from (Comparison(member, 0, math.nan, -math.inf, math.inf, told=False) for member in members)
+            continue
+        paired = [[member.values[seed] - best.values[seed] for member in members] for seed in seeds]
+        differences = np.array(paired)
+        rows = zip(members, differences.mean(0), *paired_interval(differences), strict=True)
+        for member, difference, low, high in rows:
+            told = member is not best and not low <= 0 <= high
+            yield Comparison(member, len(seeds), float(difference), float(low), float(high), told)
+
+
+def program(sweep: Sweep) -> str:
+    """How the sweep's command begins: `python scripts/train.py`."""
+    words = shlex.split(sweep.command)
+    options = (index for index, word in enumerate(words) if word.startswith("-") or "=" in word)
+    return shlex.join(words[: next(options, len(words))])
+
+
+def _command(sweep: Sweep, configuration: Configuration) -> str:
+    seeds = [job.overrides[SEED] for job in configuration.jobs if SEED in job.overrides]
+    swept = [f"{key}={value}" for key, value in configuration.overrides.items()]
+    arguments = [*configuration.jobs[0].fixed, *swept, *([f"{SEED}={','.join(seeds)}"] if seeds else [])]
+    return f"{program(sweep)} {'-m ' if len(seeds) > 1 else ''}{shlex.join(arguments)}"
