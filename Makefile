@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test check figures same benchmark clean
+.PHONY: setup train test test-cluster check figures same benchmark clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,9 @@ train: $(STAMP)  ## train the default network; ARGS="group=option key=value" cha
 
 test: $(STAMP)  ## run the tests; ARGS go to pytest
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
+
+test-cluster: $(STAMP)  ## sweeps and jobs on a throw-away Slurm cluster; needs Debian's Slurm, and root or sudo
+	$(BIN)/python -m pytest tests/cluster -rs --durations=0 $(ARGS)
 
 check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/ruff format --check .

@@ -72,8 +72,8 @@ def _train(cfg: DictConfig) -> float | str:
             _check_same(folder, config)
             summary = read_summary(folder)
             if summary.get("status") == "finished":
-                log.info("%s: finished before, score error %.4g", folder, summary["metrics"]["score_error"])
-                return float(summary["metrics"]["score_error"])
+                log.info("finished before; all that it left is in %s", folder)
+                return float(summary["metrics"].get("score_error", "nan"))
         from . import jobs
 
         return jobs.go_on(config, overrides=overrides)

@@ -40,15 +40,20 @@ def _system_line(error: OSError) -> str:
 
 def log_error() -> None:
     """The error being handled, with its traceback, into the files of the log alone: the console has its one line."""
-    error = sys.exc_info()
-    if isinstance(error[1], Preempted):
-        if not is_first_rank():
-            return
-        record = log.makeRecord(log.name, logging.INFO, __file__, 0, str(error[1]), (), None)
+    failure = sys.exc_info()
+    if stop := _stopped_by(failure[1]):
+        record = log.makeRecord(log.name, logging.INFO, __file__, 0, stop, (), None)
     else:
-        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), error)
-    for handler in log_files():
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), failure)
+    for handler in log_files() if is_first_rank() or not stop else []:
         handler.handle(record)
+
+
+def _stopped_by(error: BaseException | None) -> str:
+    """The line about a job that was asked to stop, after which submitit exits once it has requeued; else empty."""
+    if isinstance(error, SystemExit):
+        return _stopped_by(error.__context__) or "requeued before it could begin"
+    return str(error) if isinstance(error, Preempted) else ""
 
 
 def log_files() -> list[logging.Handler]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -209,10 +212,18 @@ def _sound(builder: Builder, options: Any) -> bool:
 def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: bool) -> None:
     if isinstance(data, StreamingDataModule):
         builder.attempt("", lambda: data.check_ranks(trainer.num_nodes * trainer.num_devices))
-    if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+    strategy = trainer.strategy
+    if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy.cluster_environment, LightningEnvironment):
+        return  # one process, or something else than Lightning starts the ranks
+    if in_sweep and isinstance(strategy.launcher, _SubprocessScriptLauncher):
         builder.refuse(
             f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "
             "sweep anew; use trainer.strategy=ddp_spawn, or hydra/launcher=slurm, where Slurm starts the ranks"
+        )
+    if trainer.num_nodes > 1 and "NODE_RANK" not in os.environ and "GROUP_RANK" not in os.environ:
+        builder.refuse(
+            f"trainer.num_nodes={trainer.num_nodes}: nothing has started this on other nodes; "
+            "use hydra/launcher=slurm, sbatch scripts/slurm/train.sbatch, or torchrun"
         )
 
 

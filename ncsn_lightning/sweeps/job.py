@@ -130,6 +130,8 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
         if lease.is_lost():
             raise JobFailed(one_line(error)) from error
         log_error()
+        if isinstance(error, SystemExit):  # submitit has requeued this job
+            raise
         stopped = isinstance(error, stopping.Stopped | KeyboardInterrupt)
         summary = read_summary(folder) or _write(
             folder,

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -140,6 +141,18 @@ class Cluster:
         logs = [f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("slurm*.log"))]
         return "\n".join([self.run("squeue", "--all"), self.run("scontrol", "show", "job"), *logs])
 
+    def warn(self, job: str) -> None:
+        """Send a job the signal that Slurm sends some time before the job's end.
+
+        It goes to the step: to a task of an array of which others wait, scancel would send it again and again.
+        """
+        self.run("scancel", "--signal=USR2", f"{job}.0")
+
+    def cancel(self, job: str) -> None:
+        """Send a job SIGTERM, and SIGKILL if it is still there after `KillWait`."""
+        known = self.jobs()[job]  # a task of an array is not always found by its own number
+        self.run("scancel", "{ArrayJobId}_{ArrayTaskId}".format(**known) if "ArrayJobId" in known else job)
+
     def jobs(self) -> dict[str, dict[str, str]]:
         """What Slurm knows of every job, by its raw number."""
         lines = self.run("scontrol", "show", "job", "-o").splitlines()
@@ -153,3 +166,7 @@ def _free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+if __name__ == "__main__":
+    sys.exit(missing())
