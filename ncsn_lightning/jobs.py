@@ -20,13 +20,13 @@ from torch import Tensor
 from .building import Builder, fill_automatic
 from .callbacks import RunSummary
 from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint, remove_parts, replacing
+from .compiled import check_compilable
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .loggers import MetricsCSV
 from .module import NCSN
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
-from .training import check_compilable
 
 log = logging.getLogger(__name__)
 
