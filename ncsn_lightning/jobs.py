@@ -27,6 +27,7 @@ from .callbacks import PreemptionCheckpoint, RunSummary
 from .callbacks.preemption import SignalsLeftAlone
 from .callbacks.spawned import original
 from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint
+from .compiled import check_compilable
 from .configuration import config_hash
 from .data import StreamingDataModule
 from .distributions import Distribution
@@ -36,7 +37,6 @@ from .module import NCSN
 from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
-from .training import check_compilable
 
 log = logging.getLogger(__name__)
 
