@@ -88,6 +88,11 @@ def test_the_complete_part_of_a_grid():
     assert complete_part(np.zeros((2, 2), dtype=bool)) == [[], []]
 
 
+def test_seeds_alone_are_no_grid(tmp_path):
+    values = {(0,): math.nan, (1,): 1.0, (2,): 2.0}
+    assert variance_shares(sweep_of(tmp_path, values, factors=()), "score_error") is None
+
+
 def test_a_grid_with_holes_keeps_as_much_as_it_can(tmp_path):
     values = grid((3, 4, 3), lambda i, j, k: i + 0.1 * j + 0.01 * k)
     whole = variance_shares(sweep_of(tmp_path, values), "score_error")

@@ -101,9 +101,12 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
 
 
 def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) -> float:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     from .. import jobs
     from ..callbacks import LeaseGuard
 
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves to be complained of
     guards = [LeaseGuard(lease.successor)] if lease else []
     return jobs.go_on(config, overrides=overrides, in_sweep=True, callbacks=guards)
 
@@ -145,6 +148,7 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
             config_hash=folder.name,
         )
         if stopped or summary["status"] == "preempted":
+            stopping.note()
             raise stopping.Stopped from error
         reason = _reason(error, folder)
         if batch():  # whose log nobody else writes
