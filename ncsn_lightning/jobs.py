@@ -145,7 +145,7 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
         ),
     )
     if trainer is not None:
-        _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
+        _check_ranks(builder, trainer, parts, in_sweep=in_sweep)
     return trainer
 
 
@@ -161,9 +161,12 @@ def _sound(builder: Builder, options: Any) -> bool:
     return not any(line.startswith("trainer") for line in builder.refused)
 
 
-def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: bool) -> None:
+def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
+    data, module, ranks = parts["data"], parts["module"], trainer.num_nodes * trainer.num_devices
     if isinstance(data, StreamingDataModule):
-        builder.attempt("", lambda: data.check_ranks(trainer.num_nodes * trainer.num_devices))
+        builder.attempt("", lambda: data.check_ranks(ranks))
+    if isinstance(module, NCSN) and module.compiles and ranks > 1:
+        builder.refuse(f"compile=true: a compiled step shares no gradients among {ranks} ranks; use compile=false")
     if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         builder.refuse(
             f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "
