@@ -184,12 +184,8 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
         ),
     )
     if trainer is not None:
-<<<<<<< HEAD
         trainer._signal_connector = SignalsLeftAlone(trainer)
-        _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
-=======
         _check_ranks(builder, trainer, parts, in_sweep=in_sweep)
->>>>>>> 5e30c9cc0573bebf348b913626f9aded5fce1f65
     return trainer
 
 
@@ -216,18 +212,13 @@ def _sound(builder: Builder, options: Any) -> bool:
 def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
     data, module, ranks = parts["data"], parts["module"], trainer.num_nodes * trainer.num_devices
     if isinstance(data, StreamingDataModule):
-<<<<<<< HEAD
-        builder.attempt("", lambda: data.check_ranks(trainer.num_nodes * trainer.num_devices))
+        builder.attempt("", lambda: data.check_ranks(ranks))
+    if isinstance(module, NCSN) and module.compiles and ranks > 1:
+        builder.refuse(f"compile=true: a compiled step shares no gradients among {ranks} ranks; use compile=false")
     strategy = trainer.strategy
     if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy.cluster_environment, LightningEnvironment):
         return  # one process, or something else than Lightning starts the ranks
     if in_sweep and isinstance(strategy.launcher, _SubprocessScriptLauncher):
-=======
-        builder.attempt("", lambda: data.check_ranks(ranks))
-    if isinstance(module, NCSN) and module.compiles and ranks > 1:
-        builder.refuse(f"compile=true: a compiled step shares no gradients among {ranks} ranks; use compile=false")
-    if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
->>>>>>> 5e30c9cc0573bebf348b913626f9aded5fce1f65
         builder.refuse(
             f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "
             "sweep anew; use trainer.strategy=ddp_spawn, or hydra/launcher=slurm, where Slurm starts the ranks"

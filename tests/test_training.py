@@ -140,15 +140,7 @@ def test_runs_of_the_same_seed_are_identical_and_of_another_are_not(configure):
     assert not torch.equal(first.module.model.network.last.weight, other.module.model.network.last.weight)
 
 
-<<<<<<< HEAD
-@pytest.mark.usefixtures("compilable")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_the_compiled_step_is_the_same_step(amsgrad, configure):
-    """Forward, backward, AdamW, average and learned weighting in one function, against the eager ones.
-=======
 COMPILED = [*QUICK, "compile=true", "network.hidden_dims=[8]", "objective=stable_target", "objective.num_references=8"]
->>>>>>> 5e30c9cc0573bebf348b913626f9aded5fce1f65
 
 
 of_the_compiler = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
