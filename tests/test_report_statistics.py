@@ -185,6 +185,13 @@ def test_one_seed_tells_nothing(tmp_path):
     assert math.isnan(found.best.standard_error)
 
 
+def test_without_a_common_seed_nothing_is_told(tmp_path):
+    values = {(0, 0, 0): 0.1, (0, 0, 1): 0.1, (1, 0, 2): 9.0, (1, 0, 3): 9.1}
+    best, other = answer(sweep_of(tmp_path, values)).comparisons
+    assert best.configuration.overrides["a"] == "0"
+    assert (other.seeds, other.low, other.high, other.told) == (0, -math.inf, math.inf, False)
+
+
 def test_the_best_has_all_its_seeds(tmp_path):
     """A configuration that failed for a seed is not best for the seeds on which it did not."""
     values = grid((2, 1, 3), lambda i, j, k: 1.0 + i)
