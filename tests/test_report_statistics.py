@@ -182,6 +182,7 @@ def test_ties_cannot_be_told(tmp_path):
 def test_one_seed_tells_nothing(tmp_path):
     found = answer(sweep_of(tmp_path, {(0, 0, 0): 0.1, (1, 0, 0): 9.0}))
     assert len(found.ties) == 1
+    assert str(found) == "best of 2: a=0 b=0\nscore_error 0.1 (one seed, which tells nothing apart)"
     assert math.isnan(found.best.standard_error)
 
 
