@@ -65,6 +65,8 @@ def _choices(override: Override) -> list[str]:
     """The overrides that a sweep makes of one, or itself."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
+    if override.is_interval_sweep():
+        return [f"{override.get_key_element()}={end}" for end in (override.value().start, override.value().end)]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
