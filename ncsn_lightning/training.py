@@ -114,7 +114,7 @@ class EagerStep(Step):
         backward: fills the gradients; Lightning's own where ranks share them.
     """
 
-    def __init__(self, trainee: Trainee, *, backward: Callable[[Tensor], object] = Tensor.backward) -> None:
+    def __init__(self, trainee: Trainee, *, backward: Callable[[Float[Tensor, ""]], object] = Tensor.backward) -> None:
         self.trainee, self.backward = trainee, backward
         self.weights = [p.detach() for p in trainee.model.parameters()]
         self.averages = [p.detach() for p in trainee.average.model.parameters()]
