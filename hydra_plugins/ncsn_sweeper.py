@@ -22,10 +22,12 @@ class ResumingSweeper(Sweeper):
 
     Args:
         params: overrides by key, as a sweep's file gives them; the command line has the last word.
+        n_trials: of a search over them; without it, all their combinations are run.
+        n_jobs: of a search that are proposed at once.
     """
 
-    def __init__(self, params: dict[str, Any] | None = None) -> None:
-        self.params = dict(params or {})
+    def __init__(self, *, params: dict[str, Any], n_trials: int | None, n_jobs: int | None) -> None:
+        self.params = dict(params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from ncsn_lightning.sweeps.running import settle
@@ -43,7 +45,7 @@ class ResumingSweeper(Sweeper):
         given = {argument.partition("=")[0] for argument in arguments}
         parameters = [f"{key}={value}" for key, value in self.params.items() if key not in given]
         loader = self.hydra_context.config_loader
-        run_sweep([*parameters, *arguments], self.config, loader, self.launcher, report=_report)
+        run_sweep([*parameters, *arguments], self.config, loader, self.launcher, report=_report, publish=_publish)
 
 
 def _report(folder: Path) -> None:
@@ -56,3 +58,12 @@ def _report(folder: Path) -> None:
     except OSError as error:
         place = error.filename2 or error.filename or folder
         log.warning("no report: %s cannot be written (%s); later: ncsn-report %s", place, error.strerror, folder)
+
+
+def _publish(folder: Path) -> None:
+    """Write the W&B run of a sweep whose jobs have theirs."""
+    from ncsn_lightning.report.wandb_run import log_sweep
+    from ncsn_lightning.sweeps.folder import read_sweep
+
+    for line in log_sweep(read_sweep(folder)):
+        print(line, flush=True)

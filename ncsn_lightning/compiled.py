@@ -121,7 +121,7 @@ class _MeanLoss(nn.Module):
         super().__init__()
         self.model, self.loss = trainee.model, trainee.loss
 
-    def forward(self, *batch: Tensor) -> Float[Tensor, ""]:
+    def forward(self, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         return self.loss(self.model, *batch).mean()
 
 
@@ -150,7 +150,7 @@ class CompiledStep(Step):
         self._run: Any = None
         optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
 
-    def __call__(self, step: int, *batch: Tensor) -> Float[Tensor, ""]:
+    def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         self.taken += 1
         factor, numbers = self.trainee.rate(step), [self.trainee.average.weight(step)]
         for group in self.groups:

@@ -185,7 +185,7 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
     )
     if trainer is not None:
         trainer._signal_connector = SignalsLeftAlone(trainer)
-        _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
+        _check_ranks(builder, trainer, parts, in_sweep=in_sweep)
     return trainer
 
 
@@ -209,9 +209,12 @@ def _sound(builder: Builder, options: Any) -> bool:
     return not any(line.startswith("trainer") for line in builder.refused)
 
 
-def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: bool) -> None:
+def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
+    data, module, ranks = parts["data"], parts["module"], trainer.num_nodes * trainer.num_devices
     if isinstance(data, StreamingDataModule):
-        builder.attempt("", lambda: data.check_ranks(trainer.num_nodes * trainer.num_devices))
+        builder.attempt("", lambda: data.check_ranks(ranks))
+    if isinstance(module, NCSN) and module.compiles and ranks > 1:
+        builder.refuse(f"compile=true: a compiled step shares no gradients among {ranks} ranks; use compile=false")
     strategy = trainer.strategy
     if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy.cluster_environment, LightningEnvironment):
         return  # one process, or something else than Lightning starts the ranks

@@ -6,6 +6,8 @@ import csv
 import logging
 import netrc
 import os
+import re
+import secrets
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
@@ -27,11 +29,8 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 15
 """How long W&B may take to answer before a run goes on offline."""
 
-PLACES = {"WANDB_DATA_DIR": "wandb", "WANDB_CACHE_DIR": "wandb/cache"}
-"""Where W&B puts what it stages (`wandb sync` needs it later) and caches, by the variable that says so."""
-
-CHOSEN = PLACES.keys() & os.environ.keys()
-"""Those that are the user's choice."""
+_CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name in os.environ}
+"""Where the user wants what W&B stages (`wandb sync` needs it later) and caches; in the run's folder if nowhere."""
 
 
 class _ContinuingWriter(ExperimentWriter):
@@ -98,37 +97,58 @@ class WandbRun(WandbLogger):
     Args:
         project: of the run.
         folder: where the run's files go.
-        run_id: the same for every process of the same run, so that a resumed one continues it.
-        run: further arguments of `wandb.init`: name, group, job_type, tags.
+        run_id: how the run's id begins.
+        run: further arguments of `wandb.init`: name, group, job_type, tags, entity, ….
     """
 
     def __init__(self, *, project: str, folder: str, run_id: str, **run: Any) -> None:
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             super().__init__(project=project, save_dir=folder, offline=True)
             return
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        experiment = _start({"project": project, "dir": folder, "id": run_id, "resume": "allow", **run})
+        experiment = start_wandb(folder, run_id, project=project, **run)
+        if experiment.offline:
+            log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)
         for metric in ("loss/train", "loss/validation", "score_error"):
             experiment.define_metric(metric, step_metric="trainer/global_step", summary="min,last")
         super().__init__(experiment=experiment)
 
 
-def _start(arguments: dict[str, Any]) -> Any:
-    """`wandb.init` that neither asks nor waits long."""
-    for variable in PLACES.keys() - CHOSEN:  # anew for every job of a sweep
-        os.environ[variable] = str(Path(arguments["dir"]) / PLACES[variable])
+def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
+    """`wandb.init` that neither asks nor waits long, and goes on with the run that the folder began.
+
+    Args:
+        folder: where the run's files go.
+        run_id: how the run's id begins.
+        arguments: of `wandb.init`.
+    """
+    place = Path(folder).absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"WANDB_DATA_DIR": str(place / "wandb"), "WANDB_CACHE_DIR": str(place / "wandb" / "cache"), **_CHOSEN}
     settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, console="off")
+    arguments |= {"dir": str(place), "id": _kept_id(place, run_id), "resume": "allow", "settings": settings}
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     try:
-        experiment = wandb.init(mode=mode, settings=settings, **arguments)
+        experiment = wandb.init(mode=mode, **arguments)
     except WandbError as error:
-        log.warning("W&B did not answer: %s", str(error).splitlines()[0])
+        log.warning("W&B did not answer: %s; this process goes on offline", str(error).splitlines()[0])
         wandb.teardown()
         os.environ.pop("WANDB_SERVICE", None)  # one inherited from a parent process still holds the run's id
-        experiment = wandb.init(mode="offline", settings=settings, **arguments)
-    if experiment.offline:
-        log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)
+        os.environ["WANDB_MODE"] = "offline"  # or each further job of a sweep would wait as long
+        experiment = wandb.init(mode="offline", **arguments)
     return experiment
+
+
+def _kept_id(folder: Path, begin: str) -> str:
+    """The id of the W&B run in `folder`, which every process that goes on there finds.
+
+    It is kept in a file and ends at random: neither the same sweep of a colleague nor one whose folder was removed must
+    go on in this run.
+    """
+    path = folder / "wandb" / "id"
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', begin)[:100]}-{secrets.token_hex(3)}")
+    return path.read_text()
 
 
 def _logged_in() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
@@ -65,6 +65,8 @@ def _choices(override: Override) -> list[str]:
     """The overrides that a sweep makes of one, or itself."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
+    if isinstance(interval := override.value(), IntervalSweep):
+        return [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 

@@ -98,7 +98,7 @@ class Step(ABC):
     """
 
     @abstractmethod
-    def __call__(self, step: int, *batch: Tensor) -> Float[Tensor, ""]:
+    def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Take a step after `step` earlier ones, on the fields of a batch as the loss takes them.
 
         Returns:
@@ -114,13 +114,13 @@ class EagerStep(Step):
         backward: fills the gradients; Lightning's own where ranks share them.
     """
 
-    def __init__(self, trainee: Trainee, *, backward: Callable[[Tensor], object] = Tensor.backward) -> None:
+    def __init__(self, trainee: Trainee, *, backward: Callable[[Float[Tensor, ""]], object] = Tensor.backward) -> None:
         self.trainee, self.backward = trainee, backward
         self.weights = [p.detach() for p in trainee.model.parameters()]
         self.averages = [p.detach() for p in trainee.average.model.parameters()]
         self.trained = [p for group in trainee.optimizer.param_groups for p in group["params"]]
 
-    def __call__(self, step: int, *batch: Tensor) -> Float[Tensor, ""]:
+    def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         trainee = self.trainee
         loss = trainee.loss(trainee.model, *batch).mean()
         self.backward(loss)

@@ -118,6 +118,10 @@ ONE_LINE = [
     (["levels.groups=7"], "data.batch_size=64 is no multiple of levels.groups=7: change"),
     (["levels.groups=0"], "levels.groups=0: should be greater than or equal to 1"),
     (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3"], "levels.groups=64 cannot be shared by 3 ranks"),
+    (
+        ["trainer=ddp", "trainer.accelerator=cpu", "compile=true"],
+        "compile=true: a compiled step shares no gradients among 2 ranks; use compile=false",
+    ),
     (["trainer.max_steps=0"], "trainer.max_steps=0: should be greater than or equal to 1"),
     (["trainer.max_steps=-5"], "trainer.max_steps=-5: should be greater than or equal to 1"),
     (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: .*use bf16-mixed or 32-true"),

@@ -14,6 +14,7 @@ from PIL import Image
 from ncsn_lightning import Checkerboard, ScoreTest, jobs
 from ncsn_lightning.callbacks import Diverged
 from ncsn_lightning.checkpoints import read_checkpoint
+from ncsn_lightning.preemption import Preempted
 from ncsn_lightning.results import revision, versions
 
 
@@ -115,7 +116,7 @@ def test_a_failure_is_reported_with_its_traceback(configure, tmp_path):
 
 
 def test_sigterm_is_reported_as_preempted(configure, tmp_path):
-    with pytest.raises(SystemExit):
+    with pytest.raises(Preempted):
         run_with(configure, At(30, lambda module: os.kill(os.getpid(), signal.SIGTERM)))
     assert summary(tmp_path)["status"] == "preempted"
 

@@ -32,13 +32,19 @@ class Conductor:
 
     Args:
         folder: of the sweep.
-        jobs: of the command.
         launcher: runs lists of overrides.
+
+    Attributes:
+        jobs: of the command, by their hashes.
     """
 
-    def __init__(self, folder: Path, jobs: list[Planned], launcher: Launcher) -> None:
+    def __init__(self, folder: Path, launcher: Launcher) -> None:
         self.folder, self.launcher = folder, launcher
-        self.jobs = {job.hash: job for job in jobs}
+        self.jobs: dict[str, Planned] = {}
+
+    def add(self, jobs: list[Planned]) -> None:
+        """More jobs of the command."""
+        self.jobs |= {job.hash: job for job in jobs}
 
     def read(self, name: str) -> Job:
         """The record of one of the jobs at this moment."""

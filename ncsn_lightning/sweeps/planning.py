@@ -48,21 +48,30 @@ class Planner:
         self.loader, self.master = loader, master
         self._composed: dict[tuple[tuple[str, ...], ...], DictConfig] = {}
 
-    def span(self, arguments: list[str]) -> list[Planned]:
-        """The different jobs that `arguments` span, in their order.
+    def parse(self, arguments: list[str]) -> dict[str, Override]:
+        """Overrides by their keys, of which the last one of each counts, in their order.
 
         Raises:
             Refusal: they sweep over what can change no result.
-            HydraException: Hydra cannot compose them.
         """
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         swept = [override for override in overrides if override.is_sweep_override()]
         idle = [o.input_line for o in swept if o.key_or_group in OF_THE_SWEEP or not can_change_result(o.key_or_group)]
         if idle:
             raise Refusal("\n".join(f"{line}: changes no result, so all its jobs would be one" for line in idle))
-        keys = [override.get_key_element() for override in swept]
+        return {override.get_key_element(): override for override in overrides}
+
+    def span(self, arguments: list[str]) -> list[Planned]:
+        """The different jobs that `arguments` span, in their order.
+
+        Raises:
+            Refusal: they sweep over what can change no result, or over a continuum.
+            HydraException: Hydra cannot compose them.
+        """
+        overrides = self.parse(arguments)
+        keys = [key for key, override in overrides.items() if override.is_sweep_override()]
         jobs: dict[str, Planned] = {}
-        for line in itertools.product(*_choices(overrides)):
+        for line in itertools.product(*map(choices, overrides.values())):
             job = self.job(list(line), swept=keys)
             jobs.setdefault(job.hash, job)
         return list(jobs.values())
@@ -128,15 +137,15 @@ class Planner:
             hydra.cfg = before
 
 
-def _choices(overrides: list[Override]) -> list[list[str]]:
-    """What each override may be; the last one of a key counts."""
-    choices: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            choices[key] = [str(override.input_line)]
-        elif override.is_discrete_sweep():
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            raise Refusal(f"{override.input_line}: no list of values; give choice(…), range(…) or glob(…)")
-    return list(choices.values())
+def choices(override: Override) -> list[str]:
+    """All overrides that a sweep makes of one, or itself.
+
+    Raises:
+        Refusal: they are a continuum.
+    """
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        remedy = "give choice(…), range(…) or glob(…), or search with hydra.sweeper.n_trials=…"
+        raise Refusal(f"{override.input_line}: no list of values; {remedy}")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

@@ -9,7 +9,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from ..configuration import Refusal, can_change_result, config_hash
 from ..errors import FULL
 from . import stopping
 from .conductor import Conductor
-from .folder import Job
+from .folder import Job, State
 from .lease import holder
 from .planning import Planned, Planner
 from .record import write_plan
+from .rounds import Record, Rounds, Say, grid
 from .view import View, table
 
 CHILDREN = ("joblib",)
@@ -33,6 +35,9 @@ CHILDREN = ("joblib",)
 
 HERE = ("basic", *CHILDREN)
 """Launchers whose jobs train on this machine."""
+
+IN_A_QUEUE = 16
+"""Jobs of a search that are proposed at once where each waits for its turn."""
 
 
 class Unfinished(RuntimeError):  # noqa: N818  (it names what the sweep is)
@@ -81,6 +86,7 @@ def run_sweep(
     launcher: Launcher,
     *,
     report: Callable[[Path], None],
+    publish: Callable[[Path], None],
 ) -> None:
     """Run what is left of a sweep, and print how every job of the command ended.
 
@@ -90,6 +96,7 @@ def run_sweep(
         loader: composes a job's configuration.
         launcher: runs jobs.
         report: is told of the sweep's folder at the end, whatever the end.
+        publish: is told of it too, unless someone stopped the sweep.
 
     Raises:
         Refusal: a job cannot run; none has.
@@ -100,23 +107,25 @@ def run_sweep(
     where = config.hydra.runtime.choices["hydra/launcher"]
     folder = Path(config.hydra.sweep.dir).absolute()
     _demand_place(folder)
-    planner = Planner(loader, config)
-    jobs = planner.span(arguments)
-    conductor = Conductor(folder, jobs, launcher)
-    names = conductor.unfinished(retry_failed=config.retry_failed)
-    _check([conductor.jobs[name] for name in names], folder, here=where in HERE)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_plan(folder, jobs, planner, question=_question(config), command=_command())
     console = Console() if sys.stdout.isatty() else Console(width=1000)
-    console.print(
-        f"sweep {folder.name}: {len(jobs)} jobs, {len(jobs) - len(names)} done before; {folder}", markup=False
-    )
+    say = partial(console.print, markup=False, soft_wrap=True)
+    planner, conductor = Planner(loader, config), Conductor(folder, launcher)
+    record: Record = partial(write_plan, folder, planner=planner, question=_question(config), command=_command())
+    if config.hydra.sweeper.n_trials is None:
+        rounds = grid(planner.span(arguments), conductor, record, retry_failed=config.retry_failed)
+    else:
+        rounds = _search(arguments, config, planner, conductor, record, say)
+    _check(rounds.sample, folder, here=where in HERE)
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"sweep {folder.name}: {rounds.opening}; {folder}")
     try:
         with (
             stopping.listening(patient=where in CHILDREN),
-            View(conductor.read, list(conductor.jobs), console=console, look=_pass_on),
+            View(conductor, total=rounds.total, console=console, look=_pass_on) as view,
         ):
-            conductor.run(names)
+            for names in rounds.names:
+                conductor.run(names)
+                view.update()
     except (stopping.Stopped, KeyboardInterrupt, SystemExit) as stop:
         raise Unfinished("stopped; the same command goes on from here") from stop
     except OSError as error:
@@ -127,7 +136,29 @@ def run_sweep(
         ended = [conductor.read(name) for name in conductor.jobs]
         console.print(table(ended))
         report(folder)
-    _demand_all(ended, retry_failed=config.retry_failed)
+    publish(folder)
+    _demand_all(ended, rounds.well, retry_failed=config.retry_failed)
+
+
+def _search(
+    arguments: list[str], config: DictConfig, planner: Planner, conductor: Conductor, record: Record, say: Say
+) -> Rounds:
+    """The jobs of a search, as its sweeper's options want it."""
+    from .search import Search
+
+    where, options = config.hydra.runtime.choices["hydra/launcher"], config.hydra.sweeper
+    together = {"basic": 1, "joblib": config.hydra.launcher.get("n_jobs")}.get(where, IN_A_QUEUE)
+    n_jobs = together if options.n_jobs is None else _count("n_jobs", options)
+    n_trials = _count("n_trials", options)
+    search = Search(arguments, planner, conductor, n_trials=n_trials, n_jobs=n_jobs, retry_failed=config.retry_failed)
+    return search.rounds(record, say)
+
+
+def _count(name: str, options: DictConfig) -> int:
+    value: Any = options[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Refusal(f"hydra.sweeper.{name}={value}: give a whole number of at least 1")
+    return value
 
 
 def _demand_place(folder: Path) -> None:
@@ -189,10 +220,10 @@ def _pass_on(jobs: list[Job]) -> None:
         stopping.tell([one for one in held if one])
 
 
-def _demand_all(jobs: list[Job], *, retry_failed: bool) -> None:
-    states = Counter(job.state for job in jobs)
-    if left := len(jobs) - states["finished"]:
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if state != "finished")
+def _demand_all(jobs: list[Job], well: Collection[State], *, retry_failed: bool) -> None:
+    states = Counter(job.state for job in jobs if job.state not in well)
+    if left := states.total():
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         remedy = (
             "the same command tries them again" if retry_failed else "without retry_failed=false they are tried again"
         )

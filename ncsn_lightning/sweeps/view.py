@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .conductor import Conductor
 from .folder import Job
 
 SECONDS = 1.0
@@ -30,20 +31,20 @@ class View:
     """Watches the jobs of a command in their folders, from a thread, and shows how far they are.
 
     Args:
-        read: reads the job of a hash.
-        hashes: of the command's jobs.
+        conductor: whose jobs they are; a search adds to them.
+        total: how many there will be.
         console: where to.
         look: called with all jobs, at every look.
     """
 
     def __init__(
-        self, read: Callable[[str], Job], hashes: list[str], *, console: Console, look: Callable[[list[Job]], None]
+        self, conductor: Conductor, *, total: int, console: Console, look: Callable[[list[Job]], None]
     ) -> None:
-        self.read, self.console, self.look = read, console, look
-        self.jobs = {name: read(name) for name in hashes}
+        self.conductor, self.total, self.console, self.look = conductor, total, console, look
+        self.jobs = {name: conductor.read(name) for name in conductor.jobs}
         self.before = sum(job.state == "finished" for job in self.jobs.values())
         self.started = time.monotonic()
-        self._ended = threading.Event()
+        self._ended, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="view", daemon=True)
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
 
@@ -56,32 +57,38 @@ class View:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        self._update()
+        self.update()
         if self._live:
             self._live.stop()
 
     def _watch(self) -> None:
         while not self._ended.wait(SECONDS):
+            self.update()
+
+    def update(self) -> None:
+        """Look at once."""
+        with self._looking:
             self._update()
 
     def _update(self) -> None:
-        for name, job in self.jobs.items():
-            if job.state != "finished":
-                self._note(job, self.read(name))
+        for name in list(self.conductor.jobs):
+            job = self.jobs.get(name)
+            if not job or job.state != "finished":
+                self._note(job, self.conductor.read(name))
         self.look(list(self.jobs.values()))
         if self._live:
             self._live.update(self.render(), refresh=True)
 
-    def _note(self, old: Job, new: Job) -> None:
+    def _note(self, old: Job | None, new: Job) -> None:
         self.jobs[new.hash] = new
-        if new.state != old.state and new.summary and not self._live:
+        if (not old or new.state != old.state) and new.summary and not self._live:
             done = sum(job.state == "finished" for job in self.jobs.values())
-            self.console.print(f"{done} of {len(self.jobs)} finished; {_line(new)}", soft_wrap=True, markup=False)
+            self.console.print(f"{done} of {self.total} finished; {_line(new)}", soft_wrap=True, markup=False)
 
     def render(self) -> RenderableType:
         """The live view: a bar, the counts, the best job so far, the time left, and what runs."""
         states = Counter(job.state for job in self.jobs.values())
-        done, total = states["finished"], len(self.jobs)
+        done, total = states["finished"], self.total
         ended = {state: states[state] for state in ("failed", "diverged", "preempted", "interrupted") if states[state]}
         counts = [f"{done} of {total} finished", f"{states['running']} running"]
         counts += [f"{count} {state}" for state, count in ended.items()]
@@ -95,7 +102,7 @@ class View:
         """Seconds, if the jobs to come take as long as those that this command has seen."""
         done = sum(job.state == "finished" for job in self.jobs.values())
         seen = done - self.before
-        return (time.monotonic() - self.started) / seen * (len(self.jobs) - done) if seen else None
+        return (time.monotonic() - self.started) / seen * (self.total - done) if seen else None
 
     def _best(self) -> Job | None:
         scored = [job for job in self.jobs.values() if job.state == "finished" and math.isfinite(_score(job))]

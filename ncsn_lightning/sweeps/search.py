@@ -1,0 +1,172 @@
+"""A search for the best point of a space: Optuna proposes a few, they are trained, it is told, and proposes again.
+
+A trial is one point, trained once for each seed; its value is the mean score error. Where a job diverged there is none,
+and the trial counts as pruned, which is worse than any value. Where a job failed the trial stays open, for the next
+command to try again. All else is as in a grid, `sweep.json` and the report included.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Override
+
+from ..configuration import Refusal, can_change_result
+from .conductor import Conductor
+from .folder import Job
+from .planning import OF_THE_SWEEP, Planned, Planner, choices
+from .rounds import Record, Rounds, Say
+from .study import Journal, demand_optuna, distribution, ends, text
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+SEED = "seed"
+"""The key whose values repeat a trial."""
+
+
+class Search:
+    """A search in a sweep's folder.
+
+    Args:
+        arguments: overrides, with all that their values may be.
+        planner: of the command.
+        conductor: gets the jobs of all trials.
+        n_trials: that the study is to have in the end.
+        n_jobs: that are trained before Optuna proposes again, as far as trials can be halved.
+        retry_failed: whether failed jobs are tried again.
+
+    Raises:
+        Refusal: there is nothing to search, or the study in the folder is another one.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        planner: Planner,
+        conductor: Conductor,
+        *,
+        n_trials: int,
+        n_jobs: int,
+        retry_failed: bool,
+    ) -> None:
+        demand_optuna()
+        self.planner, self.conductor = planner, conductor
+        self.overrides = planner.parse(arguments)
+        self.swept = [key for key, override in self.overrides.items() if override.is_sweep_override()]
+        self.space = {key: distribution(self.overrides[key]) for key in self.swept if key != SEED}
+        if not self.space:
+            raise Refusal("hydra.sweeper.n_trials: nothing to search; give a key interval(…), range(…) or choice(…)")
+        self.seeds = len(choices(self.overrides[SEED])) if SEED in self.swept else 1
+        self.n_trials, self.at_once, self.retry_failed = n_trials, math.ceil(n_jobs / self.seeds), retry_failed
+        self.journal = Journal(conductor.folder, self.space, _setting(self.overrides))
+        self._jobs: dict[int, list[Planned]] = {}
+        self._begun: set[int] = set()
+
+    def rounds(self, record: Record, say: Say) -> Rounds:
+        """What is left of the search.
+
+        Args:
+            record: is told all jobs of the study, whenever there are more.
+            say: is told what each trial gave.
+        """
+        trials = self.journal.trials()
+        for trial in trials:
+            self.conductor.add(self.jobs(trial))
+        done = sum(trial.state.is_finished() for trial in trials)
+        opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
+        sample = self._corners() if done < self.n_trials else []
+        total = max(self.n_trials, len(trials)) * self.seeds
+        return Rounds(opening, sample, total, self._names(record, say), well=("finished", "diverged"))
+
+    def jobs(self, trial: FrozenTrial) -> list[Planned]:
+        """Those of a trial, one a seed."""
+        if trial.number not in self._jobs:
+            self._jobs[trial.number] = self._at({key: text(value) for key, value in trial.params.items()})
+        return self._jobs[trial.number]
+
+    def _corners(self) -> list[Planned]:
+        """Jobs in which every parameter takes both its ends, or all its choices."""
+        values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
+        longest = max(map(len, values.values()))
+        points = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
+        return [job for point in points for job in self._at(point)]
+
+    def _at(self, point: dict[str, str]) -> list[Planned]:
+        overrides = [[f"{key}={point[key]}"] if key in point else choices(o) for key, o in self.overrides.items()]
+        return [self.planner.job(list(line), swept=self.swept) for line in itertools.product(*overrides)]
+
+    def _names(self, record: Record, say: Say) -> Iterator[list[str]]:
+        while trials := self._next(record, say):
+            self._begun |= {trial.number for trial in trials}
+            jobs = [self.conductor.read(job.hash) for trial in trials for job in self.jobs(trial)]
+            yield list(dict.fromkeys(job.hash for job in jobs if job.state not in self._settled))
+        if valued := [trial for trial in self.journal.trials() if trial.value is not None]:
+            best = min(valued, key=lambda trial: float(trial.value or 0.0))
+            say(f"best of {len(valued)} trials: score error {best.value:.4g} at {_label(best)}")
+
+    @property
+    def _settled(self) -> tuple[str, ...]:
+        """States of jobs with which nothing more is to be done."""
+        return ("finished", "diverged") if self.retry_failed else ("finished", "diverged", "failed")
+
+    def _next(self, record: Record, say: Say) -> list[FrozenTrial]:
+        """Tell the study what has ended, and take the open trials of its last round, or those of a new one."""
+        with self.journal.held() as study:
+            trials = self.journal.whole(study)
+            for index, trial in enumerate(trials):
+                if not trial.state.is_finished() and (result := self._tell(study, trial)):
+                    say(f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
+            round_end = math.ceil(len(trials) / self.at_once) * self.at_once
+            if not self._waiting(trials) and round_end == len(trials):
+                round_end += self.at_once
+            trials = self.journal.propose(study, until=min(round_end, self.n_trials))
+            jobs = [job for trial in trials for job in self.jobs(trial)]
+            self.conductor.add(jobs)
+            record(jobs)
+        return self._waiting(trials)
+
+    def _waiting(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Those to which this command has not seen yet."""
+        return [trial for trial in trials if not trial.state.is_finished() and trial.number not in self._begun]
+
+    def _tell(self, study: Study, trial: FrozenTrial) -> str:
+        """Tell what a trial gave, and return it in words; empty while a job of it has not ended."""
+        from optuna.trial import TrialState
+
+        jobs = [self.conductor.read(job.hash) for job in self.jobs(trial)]
+        if any(job.state not in self._settled for job in jobs):
+            return ""
+        value = _value(jobs)
+        if value is not None:
+            study.tell(trial.number, value)
+            return f"score error {value:.4g} at {_label(trial)}"
+        failed = any(job.state == "failed" for job in jobs)
+        study.tell(trial.number, state=TrialState.FAIL if failed else TrialState.PRUNED)
+        return f"{'failed' if failed else 'diverged'} at {_label(trial)}"
+
+
+def _label(trial: FrozenTrial) -> str:
+    return " ".join(f"{key}={text(found)}" for key, found in trial.params.items())
+
+
+def _value(jobs: list[Job]) -> float | None:
+    """The mean score error; None where there is none, or no finite one."""
+    if any(job.state != "finished" for job in jobs):
+        return None
+    mean = math.fsum(float(job.metrics.get("score_error", math.nan)) for job in jobs) / len(jobs)
+    return mean if math.isfinite(mean) else None
+
+
+def _setting(overrides: dict[str, Override]) -> dict[str, str]:
+    """All that a trial's value depends on: values by their keys, without blanks."""
+    settings: dict[str, Any] = {
+        key: str(override.input_line).partition("=")[2].replace(" ", "")
+        for key, override in overrides.items()
+        if override.key_or_group not in OF_THE_SWEEP and can_change_result(override.key_or_group)
+    }
+    return settings
