@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test test-cluster check figures same benchmark clean
+.PHONY: setup train test test-cluster check figures same benchmark benchmark-sweeps torture clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,12 @@ same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same wei
 
 benchmark: $(STAMP)  ## time training and sampling against the primer's loops
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+benchmark-sweeps: $(STAMP)  ## time resuming, a further job, and joblib against serial
+	$(BIN)/python scripts/benchmark_sweeps.py $(ARGS)
+
+torture: $(STAMP)  ## kill a sweep at random moments and compare its end; ARGS="--trials 100"
+	$(BIN)/python scripts/torture.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist
