@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ncsn_lightning import jobs
+from ncsn_lightning.checkpoints import latest_checkpoint
 from ncsn_lightning.training import LearningRate
 
 
