@@ -370,7 +370,7 @@ def test_the_wheel_works_from_any_folder(tmp_path):
     assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.yaml")}
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
     commands = [line.split(" = ") for line in entry_points.read_text().splitlines() if " = " in line]
-    assert {name for name, _ in commands} == {"ncsn-train", "ncsn-evaluate", "ncsn-sample"}
+    assert {name for name, _ in commands} == {"ncsn-train", "ncsn-evaluate", "ncsn-sample", "ncsn-report"}
     code = """
 import sys
 from importlib import import_module

@@ -30,9 +30,10 @@ class Stage:
 
 
 def watch(stage, console, seen):
-    return View(
-        lambda name: stage.jobs[name], list(stage.jobs), console=console, look=lambda jobs: seen.append(len(jobs))
-    )
+    def look(jobs):
+        seen.append(len(jobs))
+
+    return View(stage, total=len(stage.jobs), console=console, look=look)
 
 
 def test_elsewhere_a_line_for_every_job_that_ends(monkeypatch):
