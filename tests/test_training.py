@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ncsn_lightning import jobs
+from ncsn_lightning.checkpoints import latest_checkpoint
 from ncsn_lightning.training import LearningRate
 
 
@@ -188,6 +189,6 @@ def test_a_compiled_training_is_bit_identical_in_any_blocks_and_resumed(configur
     with pytest.raises(InterruptedError):
         jobs.fit(job)
     resumed = jobs.build(configure(*cut, folder="stopped"), overrides=[])
-    jobs.fit(resumed, checkpoint=tmp_path / "stopped/checkpoints/last.ckpt")
+    jobs.fit(resumed, checkpoint=latest_checkpoint(tmp_path / "stopped")[0])
     for job in (*others, resumed):
         assert_same(tensors(undisturbed), tensors(job))
