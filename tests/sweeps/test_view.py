@@ -12,12 +12,15 @@ from ncsn_lightning.sweeps.view import View, table
 
 
 class Stage:
-    """Jobs whose states a test sets."""
+    """In place of a conductor: jobs whose states a test sets."""
 
     def __init__(self, states):
         self.jobs = {}
         for name, state in states.items():
             self.set(name, state)
+
+    def read(self, name):
+        return self.jobs[name]
 
     def set(self, name, state, **summary):
         errors = {"failed": "Traceback …\nKeyError: 'lost'"}
@@ -27,9 +30,10 @@ class Stage:
 
 
 def watch(stage, console, seen):
-    return View(
-        lambda name: stage.jobs[name], list(stage.jobs), console=console, look=lambda jobs: seen.append(len(jobs))
-    )
+    def look(jobs):
+        seen.append(len(jobs))
+
+    return View(stage, total=len(stage.jobs), console=console, look=look)
 
 
 def test_elsewhere_a_line_for_every_job_that_ends(monkeypatch):
