@@ -2,7 +2,7 @@
 
     make benchmark-sweeps ARGS="--jobs 12 --repeats 3"
 
-Every command is a process of its own, as a user starts it; the repeats of serial and joblib take turns, for the machine's
+Every command is a process of its own, as a user starts it; serial and joblib take turns, for the machine's
 speed drifts.
 """
 

@@ -12,12 +12,15 @@ from ncsn_lightning.sweeps.view import View, table
 
 
 class Stage:
-    """Jobs whose states a test sets."""
+    """In place of a conductor: jobs whose states a test sets."""
 
     def __init__(self, states):
         self.jobs = {}
         for name, state in states.items():
             self.set(name, state)
+
+    def read(self, name):
+        return self.jobs[name]
 
     def set(self, name, state, **summary):
         errors = {"failed": "Traceback …\nKeyError: 'lost'"}
