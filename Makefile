@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test check figures same benchmark clean
+.PHONY: setup train test test-cluster check figures same benchmark benchmark-sweeps torture clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,9 @@ train: $(STAMP)  ## train the default network; ARGS="group=option key=value" cha
 test: $(STAMP)  ## run the tests; ARGS go to pytest
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
 
+test-cluster: $(STAMP)  ## sweeps and jobs on a throw-away Slurm cluster; needs Debian's Slurm, and root or sudo
+	$(BIN)/python -m pytest tests/cluster -rs --durations=0 $(ARGS)
+
 check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -33,6 +36,7 @@ check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/python -m pytest -q --doctest-modules ncsn_lightning
 	$(MAKE) test
 	$(BIN)/python scripts/check_readme.py
+	rm -rf outputs/check
 	$(MAKE) train ARGS="trainer.max_steps=2000 callbacks.figures.num_samples=2000 hydra.run.dir=outputs/check"
 	$(BIN)/python scripts/check_run.py outputs/check
 
@@ -44,6 +48,12 @@ same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same wei
 
 benchmark: $(STAMP)  ## time training and sampling against the primer's loops
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+benchmark-sweeps: $(STAMP)  ## time resuming, a further job, and joblib against serial
+	$(BIN)/python scripts/benchmark_sweeps.py $(ARGS)
+
+torture: $(STAMP)  ## kill a sweep at random moments and compare its end; ARGS="--trials 100"
+	$(BIN)/python scripts/torture.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, TypeVar
 
 import torch
+from jaxtyping import Float
 from pydantic import ConfigDict, Field, validate_call
 from torch import Tensor
 
@@ -25,8 +26,10 @@ strict = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=Tr
 """Decorator: check the arguments of a constructor against its annotations, without coercion."""
 
 
-def column(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Shape a noise level for arithmetic with points: `[*sigma] -> [*sigma, 1]`, with the dtype and device of `x`.
+def column(
+    sigma: Float[Tensor, "*sigma"] | float, x: Float[Tensor, "*batch 2"]
+) -> Float[Tensor, "*sigma 1"] | Float[Tensor, "1"]:
+    """Shape a noise level for arithmetic with points, with their dtype and on their device.
 
     This is the package's one broadcasting rule: `sigma` has any shape that broadcasts against `x.shape[:-1]`.
     """

@@ -41,9 +41,10 @@ AUTOMATIC: dict[str, Callable[[Distribution], float]] = {
     "sigma_max": lambda target: target.diameter,
     "sigma_min": lambda target: min(0.01, target.scale / 10),
     "sigma_data": lambda target: target.sigma_data,
+    "blur": lambda target: target.blur,
 }
 """What `auto` means: the data diameter (Song & Ermon 2020, Technique 1), the smaller of .01 and a tenth of the target's
-smallest scale, and the data's deviation per dimension (Karras et al. 2022)."""
+smallest scale, the data's deviation per dimension (Karras et al. 2022), and that of the noise the target carries."""
 
 
 class _Broken:

@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -60,12 +60,24 @@ def _load(path: Path, *, map_location: Any) -> Any:
         raise ValueError(f"{path}: truncated or no checkpoint; use another one of the run") from error
 
 
-def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+class Checkpoint(NamedTuple):
+    """A whole checkpoint: where it lies, and what it holds."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def progress(self) -> tuple[int, float]:
+        """Its step and, of two at the same step, when it was written."""
+        return self.content["global_step"], self.path.stat().st_mtime
+
+
+def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The furthest whole checkpoint in a run's `checkpoints/`, and a line about each that was torn."""
     torn, found = [], []
     for path in sorted((folder / "checkpoints").glob("[!.]*.ckpt")):
         try:
-            found.append((read_checkpoint(path)["global_step"], path.stat().st_mtime, path))
+            found.append(Checkpoint(path, read_checkpoint(path)))
         except ValueError as error:
             torn.append(str(error))
-    return (max(found)[-1] if found else None), torn
+    return max(found, key=lambda checkpoint: checkpoint.progress, default=None), torn

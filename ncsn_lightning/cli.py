@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +23,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .configuration import Refusal, config_folder, packages, plain
-from .errors import FULL, log_files, log_traceback, one_line
+from .configuration import Refusal, config_folder, config_hash, packages, plain
+from .errors import FULL, log_error, log_files, one_line
 from .overrides import check_launcher, refused_overrides
+from .preemption import Preempted, is_first_rank, listening
+from .results import read_summary
 from .sweeps import job
 from .sweeps.lease import take
 
@@ -61,12 +64,25 @@ def _train(cfg: DictConfig) -> float | str:
 
     if settings.runtime.choices["hydra/sweeper"] == "resuming" and settings.mode == RunMode.MULTIRUN:
         return job.run(lambda: job.named(compose(), folder), overrides=overrides, folder=folder)
-    with _last_word(folder):
+    with listening(), _last_word(folder):
         if sweep := settings.runtime.choices.get("sweep"):
             raise Refusal(f"sweep={sweep}: this runs one job; add -m for all of the sweep")
+        config = compose()
+        if (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
+            _check_same(folder, config)
+            summary = read_summary(folder)
+            if summary.get("status") == "finished":
+                log.info("finished before; all that it left is in %s", folder)
+                return float(summary["metrics"].get("score_error", "nan"))
         from . import jobs
 
-        return jobs.train(compose(), overrides=overrides)
+        return jobs.go_on(config, overrides=overrides)
+
+
+def _check_same(folder: Path, config: dict[str, Any]) -> None:
+    """Raise Refusal where the run in a folder has another configuration."""
+    if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "config_hash") != config_hash(config):
+        raise Refusal(f"hydra.run.dir={folder}: holds a run of another configuration; choose another folder")
 
 
 def _evaluate(cfg: DictConfig) -> None:
@@ -89,7 +105,7 @@ def _resume(arguments: list[str]) -> None:
     if not (folder / "config.yaml").is_file():
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
     FoldersBefore.found = {folder}  # which a refusal leaves
-    with _held(folder, given["resume"]), _last_word(folder):
+    with listening(), _held(folder, given["resume"]), _last_word(folder):
         handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
         logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
         from . import jobs
@@ -118,7 +134,7 @@ def _run(command: str, task: Task) -> None:
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other jobs run on
                 raise
-            sys.exit(one_line(error))
+            _exit(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, not to its own printer
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
@@ -134,6 +150,10 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
     try:
         action()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush succeeds
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit("interrupted")
     except Refusal as error:
@@ -141,7 +161,13 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
     except (HydraException, ValueError) as error:
         sys.exit("\n".join(refused_overrides(command, sys.argv[1:])) or one_line(error))
     except Exception as error:
-        sys.exit(one_line(error))
+        _exit(error)
+
+
+def _exit(error: Exception) -> NoReturn:
+    if isinstance(error, Preempted) and not is_first_rank():
+        sys.exit(0)  # a rank that fails would take the first one with it, before that is done
+    sys.exit(one_line(error))
 
 
 @contextmanager
@@ -153,7 +179,7 @@ def _last_word(folder: Path) -> Iterator[None]:
         FoldersBefore.forget(folder)
         raise
     except BaseException as error:
-        log_traceback()
+        log_error()
         error.add_note(f"the traceback is in {folder / 'train.log'}")
         if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(f"{folder}: {error.strerror}; make room, then go on with resume={folder}") from error
@@ -176,7 +202,7 @@ class FoldersBefore(Callback):
     @classmethod
     def forget(cls, folder: Path) -> None:
         """Remove a folder and the parents that this leaves empty, as far as they are new."""
-        if folder in cls.found or not cls.found or "LOCAL_RANK" in os.environ:
+        if folder in cls.found or not cls.found or not is_first_rank():
             return
         for handler in log_files():
             handler.close()

@@ -9,6 +9,7 @@ import sys
 from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal
+from .preemption import Preempted, is_first_rank
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,22 @@ def _system_line(error: OSError) -> str:
     return f"{place}: cannot be used ({error.strerror}: {error.filename}); choose another place"
 
 
-def log_traceback() -> None:
-    """The error being handled, into the files of the log alone: the console has its one line."""
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), sys.exc_info())
-    for handler in log_files():
+def log_error() -> None:
+    """The error being handled, with its traceback, into the files of the log alone: the console has its one line."""
+    failure = sys.exc_info()
+    if stop := _stopped_by(failure[1]):
+        record = log.makeRecord(log.name, logging.INFO, __file__, 0, stop, (), None)
+    else:
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job failed", (), failure)
+    for handler in log_files() if is_first_rank() or not stop else []:
         handler.handle(record)
+
+
+def _stopped_by(error: BaseException | None) -> str:
+    """The line about a job that was asked to stop, after which submitit exits once it has requeued; else empty."""
+    if isinstance(error, SystemExit):
+        return _stopped_by(error.__context__) or "requeued before it could begin"
+    return str(error) if isinstance(error, Preempted) else ""
 
 
 def log_files() -> list[logging.Handler]:

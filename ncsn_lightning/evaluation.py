@@ -68,6 +68,7 @@ class Question:
         sampler = self.builder.build("sampler", Sampler)
         if isinstance(sampler, Sampler) and run is not None:
             self.builder.attempt("sampler.", lambda: sampler.check(run.schedule.sigmas))
+            self.builder.attempt("sampler.", lambda: sampler.check_target(run.distribution, run.schedule.sigmas))
         return sampler
 
     def draw(self, score: Score) -> Tensor:

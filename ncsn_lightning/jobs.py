@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +14,29 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from .building import Builder, fill_automatic
-from .callbacks import RunSummary
-from .checkpoints import AtomicCheckpointIO, latest_checkpoint, read_checkpoint
+from .callbacks import PreemptionCheckpoint, RunSummary
+from .callbacks.preemption import SignalsLeftAlone
+from .callbacks.spawned import original
+from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint
+from .compiled import check_compilable
 from .configuration import config_hash
 from .data import StreamingDataModule
+from .distributions import Distribution
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
 from .module import NCSN
+from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
-from .training import check_compilable
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +95,15 @@ def build(
     module, distribution = parts["module"], builder.build("distribution")
     module.config = builder.settled()
     module.files = {f"distribution.{name}": content for name, content in distribution.files.items()}
+    folder = module.config["paths"]["folder"]
     summary = RunSummary(
-        folder=module.config["paths"]["folder"],
+        folder=folder,
         seed=module.config["seed"],
         overrides=overrides,
         config_hash=module.config["config_hash"],
     )
-    trainer = _trainer(builder, [*callbacks, summary], parts, in_sweep=in_sweep)
+    last = [summary, PreemptionCheckpoint(folder=folder)]
+    trainer = _trainer(builder, [*callbacks, *last], parts, in_sweep=in_sweep)
     builder.check()
     return Job(builder, module, parts["data"], trainer)
 
@@ -134,9 +142,12 @@ def _take_threads(builder: Builder) -> None:
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
     """Refuse what is right by itself and wrong beside something else."""
     sampler, schedule, module = parts["sampler"], parts["schedule"], parts["module"]
+    target = builder.build("distribution")
     optimizer = builder.build("optimizer", functools.partial)
     if isinstance(sampler, Sampler) and isinstance(schedule, Schedule):
         builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
+        if isinstance(target, Distribution):
+            builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
     if isinstance(optimizer, functools.partial):
         settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
         builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
@@ -147,8 +158,8 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
 def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any], *, in_sweep: bool) -> Any:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # and need not be used
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     options = builder.build("trainer", dict)
@@ -173,7 +184,8 @@ def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any
         ),
     )
     if trainer is not None:
-        _check_ranks(builder, trainer, parts["data"], in_sweep=in_sweep)
+        trainer._signal_connector = SignalsLeftAlone(trainer)
+        _check_ranks(builder, trainer, parts, in_sweep=in_sweep)
     return trainer
 
 
@@ -197,13 +209,24 @@ def _sound(builder: Builder, options: Any) -> bool:
     return not any(line.startswith("trainer") for line in builder.refused)
 
 
-def _check_ranks(builder: Builder, trainer: L.Trainer, data: Any, *, in_sweep: bool) -> None:
+def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
+    data, module, ranks = parts["data"], parts["module"], trainer.num_nodes * trainer.num_devices
     if isinstance(data, StreamingDataModule):
-        builder.attempt("", lambda: data.check_ranks(trainer.num_nodes * trainer.num_devices))
-    if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        builder.attempt("", lambda: data.check_ranks(ranks))
+    if isinstance(module, NCSN) and module.compiles and ranks > 1:
+        builder.refuse(f"compile=true: a compiled step shares no gradients among {ranks} ranks; use compile=false")
+    strategy = trainer.strategy
+    if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy.cluster_environment, LightningEnvironment):
+        return  # one process, or something else than Lightning starts the ranks
+    if in_sweep and isinstance(strategy.launcher, _SubprocessScriptLauncher):
         builder.refuse(
             f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "
-            "sweep anew; use trainer.strategy=ddp_spawn, or a Slurm launcher with trainer.devices tasks on a node"
+            "sweep anew; use trainer.strategy=ddp_spawn, or hydra/launcher=slurm, where Slurm starts the ranks"
+        )
+    if trainer.num_nodes > 1 and "NODE_RANK" not in os.environ and "GROUP_RANK" not in os.environ:
+        builder.refuse(
+            f"trainer.num_nodes={trainer.num_nodes}: nothing has started this on other nodes; "
+            "use hydra/launcher=slurm, sbatch scripts/slurm/train.sbatch, or torchrun"
         )
 
 
@@ -229,47 +252,62 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
         config, overrides, options: of `build`.
     """
     folder = Path(config["paths"]["folder"])
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # others may find it writing already
+    if is_first_rank():  # others may find it writing already
         remove_parts(folder)
         (folder / "summary.json").unlink(missing_ok=True)
     checkpoint, torn = latest_checkpoint(folder)
-    for line in torn:
-        log.warning("%s", line)
-    if (folder / "config.yaml").exists():
-        log.info("resuming from %s", checkpoint or "the start: there is no whole checkpoint yet")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
-    files = read_checkpoint(checkpoint).get("files") if checkpoint else None
-    return fit(build(config, overrides=overrides, files=files, **options), checkpoint=checkpoint)
+    files = checkpoint.content.get("files") if checkpoint else None
+    job = build(config, overrides=overrides, files=files, **options)
+    if job.trainer.is_global_zero:
+        for line in torn:
+            log.warning("%s", line)
+        if (folder / "config.yaml").exists():
+            start = checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet"
+            log.info("resuming from %s", start)
+    return fit(job, checkpoint=checkpoint)
 
 
-def fit(job: Job, *, checkpoint: Path | None = None) -> float:
-    """Train from the first step or from a checkpoint to the end, log, and return the score error."""
+def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
+    """Train from the first step or from a checkpoint to the end, log, and return the score error.
+
+    Raises:
+        Preempted: the process was asked to stop (`ncsn_lightning.preemption`).
+    """
     config, trainer, module = job.module.config, job.trainer, job.module
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
-    if broken := broken_guidelines(schedule, distribution):
-        log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
     if trainer.is_global_zero:
+        if broken := broken_guidelines(schedule, distribution):
+            log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": _summary(trainer).facts["overrides"]}), path)
-    try:
-        trainer.loggers = job.builder.build_members("logger", Logger)
-        job.builder.check()
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-            if isinstance(logger, MetricsCSV):
-                logger.rewind(read_checkpoint(checkpoint)["metrics_rows"] if checkpoint else 0)
-        trainer.fit(module, datamodule=job.data, ckpt_path=checkpoint)
-    except BaseException:
-        _finish(trainer, exit_code=1)
-        raise
-    _finish(trainer, exit_code=0)
+    with listening():
+        _fit(job, checkpoint)
     # A rank of another process (ddp_spawn) keeps its results to itself, and the last validation's are handed back.
     error = float(module.results.get("score_error", trainer.callback_metrics.get("score_error", float("nan"))))
     if trainer.is_global_zero:
         log.info("score error %.4g; pictures and numbers in %s", error, folder)
     return error
+
+
+def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
+    trainer = job.trainer
+    try:
+        trainer.loggers = job.builder.build_members("logger", Logger)
+        job.builder.check()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(job.module.config)
+            if isinstance(logger, MetricsCSV):
+                logger.rewind(checkpoint.content["metrics_rows"] if checkpoint else 0)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint.path if checkpoint else None)
+    except BaseException as error:
+        _finish(trainer, exit_code=1)
+        if original(error) is not error:
+            raise original(error) from error
+        raise
+    _finish(trainer, exit_code=0)
 
 
 def _finish(trainer: L.Trainer, *, exit_code: int) -> None:

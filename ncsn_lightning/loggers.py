@@ -30,7 +30,7 @@ CONNECT_SECONDS = 15
 """How long W&B may take to answer before a run goes on offline."""
 
 _CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name in os.environ}
-"""Where the user wants W&B's files that belong to no run; in the run's own folder if nowhere."""
+"""Where the user wants what W&B stages (`wandb sync` needs it later) and caches; in the run's folder if nowhere."""
 
 
 class _ContinuingWriter(ExperimentWriter):
@@ -123,7 +123,7 @@ def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
     """
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"WANDB_DATA_DIR": str(place), "WANDB_CACHE_DIR": str(place / "wandb" / "cache"), **_CHOSEN}
+    os.environ |= {"WANDB_DATA_DIR": str(place / "wandb"), "WANDB_CACHE_DIR": str(place / "wandb" / "cache"), **_CHOSEN}
     settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, console="off")
     arguments |= {"dir": str(place), "id": _kept_id(place, run_id), "resume": "allow", "settings": settings}
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")

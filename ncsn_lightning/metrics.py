@@ -19,18 +19,18 @@ class ScoreErrors(NamedTuple):
     """Errors of a score at each level, all dimensionless (multiplied by σ²).
 
     Attributes:
-        sigmas: `[L]`, the levels, in data units.
-        error: `[L]`, Fisher error σ² E‖s_θ − s‖².
-        norm: `[L]`, σ² E‖s‖²: what the score s_θ = 0 would err.
-        loss: `[L]`, denoising loss σ² E‖s_θ + z/σ‖².
-        minimum: `[L]`, the loss of the exact score on the same points: what no network can undercut but by chance.
+        sigmas: the levels, in data units.
+        error: Fisher error σ² E‖s_θ − s‖².
+        norm: σ² E‖s‖²: what the score s_θ = 0 would err.
+        loss: denoising loss σ² E‖s_θ + z/σ‖².
+        minimum: the loss of the exact score on the same points: what no network can undercut but by chance.
     """
 
-    sigmas: Tensor
-    error: Tensor
-    norm: Tensor
-    loss: Tensor
-    minimum: Tensor
+    sigmas: Float[Tensor, "levels"]
+    error: Float[Tensor, "levels"]
+    norm: Float[Tensor, "levels"]
+    loss: Float[Tensor, "levels"]
+    minimum: Float[Tensor, "levels"]
 
     @property
     def relative(self) -> Float[Tensor, "levels"]:
@@ -62,10 +62,10 @@ class ScoreTest(nn.Module):
         seed: of the points and their noise.
     """
 
-    x: Tensor
-    sigmas: Tensor
-    noise: Tensor
-    exact: Tensor
+    x: Float[Tensor, "levels points 2"]
+    sigmas: Float[Tensor, "levels"]
+    noise: Float[Tensor, "levels points 2"]
+    exact: Float[Tensor, "levels points 2"]
 
     @strict
     def __init__(
@@ -97,7 +97,7 @@ class ScoreTest(nn.Module):
         denoising = -self.noise / column(sigma, self.noise)
         predicted = torch.stack([score(x, s) for x, s in zip(self.x, self.sigmas, strict=True)])
 
-        def mean_square(field: Tensor) -> Tensor:
+        def mean_square(field: Float[Tensor, "levels points 2"]) -> Float[Tensor, "levels"]:
             return self.sigmas.square() * field.double().square().sum(-1).mean(-1)
 
         return ScoreErrors(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -11,21 +10,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from .arguments import Count, Fraction, Index, strict
+from .compiled import CompiledStep
 from .data import Block
 from .loggers import MetricsCSV
 from .objectives import Objective, Weighting
 from .scores import ScoreModel
-from .training import (
-    COMPILED_STEPS,
-    CompiledSteps,
-    Decay,
-    ExponentialAverage,
-    LearningRate,
-    OptimizerFactory,
-    Trainee,
-    WeightedLoss,
-    cuts,
-)
+from .training import Decay, EagerStep, ExponentialAverage, LearningRate, OptimizerFactory, Trainee, WeightedLoss
 
 
 class NCSN(L.LightningModule):
@@ -99,52 +89,28 @@ class NCSN(L.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, LambdaLR)
         self.scheduler = scheduler
-        self.trainee = Trainee(self.model, self.loss, self.average, optimizer)
-        self.compiled = CompiledSteps(self.trainee) if self.compiles else None
+        trainee = Trainee(self.model, self.loss, self.average, optimizer, self.rate)
+        backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
+        self.step = CompiledStep(trainee) if self.compiles else EagerStep(trainee, backward=backward)
 
     def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
-        take = self._compiled_step if self.compiled else self._eager_step
-        losses = torch.cat([take(piece) for piece in self._pieces(batch)])
+        losses = []
+        for step, fields in enumerate(zip(*(field.unbind() for field in batch), strict=True), self.trainer.global_step):
+            losses.append(self.step(step, *fields))
+            self.loss_sum.add_(losses[-1])
+        self._count(len(losses))
         if self.trainer.global_step % self.log_every_n_steps == 0:
             self._log_loss()
-        return {"loss": losses.mean()}
-
-    def _pieces(self, batch: Block) -> list[Block]:
-        start = self.trainer.global_step
-        ends = cuts(start, start + len(batch.x), size=COMPILED_STEPS if self.compiled else 1)
-        return [Block(*(field[a - start : b - start] for field in batch)) for a, b in pairwise(ends)]
-
-    def _eager_step(self, piece: Block) -> Tensor:
-        loss = self.loss(self.model, *(field[0] for field in piece)).mean()
-        if self.trainer.world_size > 1:
-            self.manual_backward(loss)
-        else:
-            loss.backward()
-        self.trainee.optimizer.step()
-        self.trainee.clear_gradients()
-        self.trainee.update_average(self.trainer.global_step)
-        self._count(1)
-        self.loss_sum += loss.detach()
-        return loss.detach().unsqueeze(0)
-
-    def _compiled_step(self, piece: Block) -> Tensor:
-        assert self.compiled is not None
-        step, count = self.trainer.global_step, len(piece.x)
-        base = [group["initial_lr"] for group in self.trainee.optimizer.param_groups]
-        rates = torch.tensor([[self.rate(step + k) * lr for lr in base] for k in range(count)], device=self.device)
-        shares = torch.tensor([self.average.weight(step + k) for k in range(count)], device=self.device)
-        losses = self.compiled(piece, rates=rates, shares=shares)
-        self._count(count)
-        self.loss_sum += losses.sum()
-        return losses
+        return {"loss": torch.stack(losses).mean()}
 
     def _count(self, steps: int) -> None:
         """Tell the scheduler and `trainer.global_step` of optimiser steps that Lightning did not see."""
+        self.scheduler.last_epoch += steps - 1  # its factor is a function of the step, which may jump
+        self.scheduler.step()
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for _ in range(steps):
-            self.scheduler.step()
-            progress.increment_ready()
-            progress.increment_completed()
+        for counts in (progress.total, progress.current):
+            counts.ready += steps
+            counts.completed += steps
 
     def _log_loss(self) -> None:
         """Straight to the loggers, for Lightning would repeat the value at every block until the next."""

@@ -72,7 +72,7 @@ class FourierEmbedding(Embedding):
         return math.sqrt(2) * torch.cos(sigma.log().unsqueeze(-1) / 4 * self.frequency + self.phase)
 
 
-def _silu(x: Tensor) -> Tensor:
+def _silu(x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
     """In place where no gradient will ask for the input: sampling is bound by memory."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
@@ -119,24 +119,35 @@ class FiLM(Network):
     $$h_{k+1} = \mathrm{silu}\bigl((W_k h_k + b_k)(1 + \gamma_k(\sigma)) + \beta_k(\sigma)\bigr), \qquad
     h_0 = [x, \cos\omega x, \sin\omega x]$$
 
-    γ, β and the output start at zero. Sources: FiLM: Visual Reasoning with a General Conditioning Layer, Perez et al.,
-    2018; Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains, Tancik et al., 2020.
+    γ, β and the output start at zero. The frequencies are ω = f n with n ~ N(0, I) and magnitudes f spread evenly in
+    ln f, so that one network sees a board's cells and a tree's twigs. Sources: FiLM: Visual Reasoning with a General
+    Conditioning Layer, Perez et al., 2018; Fourier Features Let Networks Learn High Frequency Functions in Low
+    Dimensional Domains, Tancik et al., 2020.
 
     Args:
         embedding: features of σ.
         hidden_dims: widths of the hidden layers.
         num_frequencies: random frequencies ω of x.
-        frequency_scale: their standard deviation, in cycles per unit of the network's input.
+        frequency_min, frequency_max: ends of the magnitudes f, in cycles per unit of the network's input.
     """
 
     omega: Tensor
 
     @strict
     def __init__(
-        self, *, embedding: Embedding, hidden_dims: Widths, num_frequencies: Count, frequency_scale: Positive
+        self,
+        *,
+        embedding: Embedding,
+        hidden_dims: Widths,
+        num_frequencies: Count,
+        frequency_min: Positive,
+        frequency_max: Positive,
     ) -> None:
         super().__init__()
-        self.register_buffer("omega", 2 * math.pi * frequency_scale * torch.randn(num_frequencies, 2))
+        if frequency_min > frequency_max:
+            raise ValueError(f"frequency_min={frequency_min}: above frequency_max={frequency_max}; exchange them")
+        magnitudes = torch.linspace(math.log(frequency_min), math.log(frequency_max), num_frequencies).exp()
+        self.register_buffer("omega", 2 * math.pi * magnitudes.unsqueeze(-1) * torch.randn(num_frequencies, 2))
         self.embed = nn.Sequential(embedding, nn.Linear(embedding.dim, embedding.dim), nn.SiLU())
         self.layers = nn.ModuleList(map(nn.Linear, [2 + 2 * num_frequencies, *hidden_dims], hidden_dims))
         self.film = nn.Linear(embedding.dim, 2 * sum(hidden_dims))

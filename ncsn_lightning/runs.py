@@ -73,14 +73,13 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
 
 def _read(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`, or the furthest whole one of the run there."""
-    torn: list[str] = []
-    newest: Path | None = path
     if path.is_dir():
         newest, torn = latest_checkpoint(path)
-    if newest is None:
-        raise FileNotFoundError("\n".join([f"run={path}: holds no whole checkpoint; give another run", *torn]))
+        if newest is None:
+            raise FileNotFoundError("\n".join([f"run={path}: holds no whole checkpoint; give another run", *torn]))
+        return newest.content
     try:
-        return read_checkpoint(newest)
+        return read_checkpoint(path)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"run={error}") from error
 

@@ -26,12 +26,12 @@ class Schedule(nn.Module, ABC):
     """A ladder of noise levels.
 
     Attributes:
-        sigmas: `[L]`, decreasing, in data units.
+        sigmas: decreasing, in data units.
     """
 
-    sigmas: Tensor
+    sigmas: Float[Tensor, "levels"]
 
-    def __init__(self, sigmas: Tensor) -> None:
+    def __init__(self, sigmas: Float[Tensor, "levels"]) -> None:
         super().__init__()
         self.register_buffer("sigmas", sigmas.to(torch.float32))
 
@@ -160,7 +160,7 @@ class Levels(nn.Module, ABC):
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"] | None:
         """Density per unit of ln σ; None where the levels are discrete."""
 
-    def sample(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, *shape: int, generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
         """Draw levels of the given shape in float32; stratified along the last dimension."""
         u = torch.rand(*shape, generator=generator)
         if self.stratified:

@@ -6,20 +6,23 @@ Anything with the call signature of `Score` serves a sampler or a metric: a trai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import Positive, column, strict
+from .arguments import NonNegative, Positive, column, strict
 from .networks import Network
 
 
+@runtime_checkable
 class Score(Protocol):
-    """`(x [*batch, 2], sigma [*#batch] or float) -> [*batch, 2]`, in 1 / data units."""
+    """A score as samplers, objectives and metrics call it; its values are in 1 / data units."""
 
-    def __call__(self, x: Tensor, sigma: Tensor | float, /) -> Tensor: ...
+    def __call__(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float, /
+    ) -> Float[Tensor, "*batch 2"]: ...
 
 
 class ScoreModel(nn.Module, ABC):
@@ -33,8 +36,10 @@ class ScoreModel(nn.Module, ABC):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float) -> Tensor:
-        """The score at `x`, `[*batch, 2]`; `sigma` in data units, of any shape that broadcasts."""
+    def forward(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch 2"]:
+        """The score at `x`; `sigma` in data units, of any shape that broadcasts."""
         return self.score(x, column(sigma, x))
 
     @abstractmethod
@@ -78,61 +83,71 @@ class Unconditional(ScoreModel):
         return self.network(x, torch.ones_like(sigma[..., 0])) / sigma
 
 
-class Preconditioned(ScoreModel):
-    r"""A preconditioned denoiser: input, output and target of F have unit variance at every level.
+class _UnitVariance(ScoreModel):
+    r"""A backbone whose input, output and target have unit variance at every level.
 
-    $$D = c_{skip} x + c_{out} F(c_{in} x, \sigma), \qquad s = (D - x) / \sigma^2
-        = -\frac{x}{\sigma^2 + \sigma_d^2} + \frac{\sigma_d}{\sigma\sqrt{\sigma^2 + \sigma_d^2}} F(c_{in} x, \sigma)$$
-
-    with $c_{in} = 1/\sqrt{\sigma^2 + \sigma_d^2}$. Source: Elucidating the Design Space of Diffusion-Based Generative
-    Models, Karras et al., 2022, table 1. The second form has no difference of nearly equal numbers.
+    A target that already carries noise of standard deviation τ is $q * \mathcal N(0, \tau^2 I)$, so its $p_\sigma$ is q
+    at the level $\tilde\sigma = \sqrt{\sigma^2 + \tau^2}$, and q's standard deviation is
+    $\sigma_q = \sqrt{\sigma_d^2 - \tau^2}$. Preconditioned as q, the backbone sees one level where σ ≪ τ, as the score
+    does, and what it learnt at σ ≈ τ holds below; at τ = 0 this is the paper's. Source: Elucidating the Design Space of
+    Diffusion-Based Generative Models, Karras et al., 2022, table 1 (the preconditioning; the shift by τ is ours).
 
     Args:
         network: the backbone F.
         sigma_data: σ_d, standard deviation of the data per dimension, in data units.
+        blur: τ, in data units, at most σ_d; 0 for a target with hard edges, or one of which nothing is known.
     """
 
     sigma_data: Tensor
+    blur: Tensor
 
     @strict
-    def __init__(self, *, network: Network, sigma_data: Positive) -> None:
+    def __init__(self, *, network: Network, sigma_data: Positive, blur: NonNegative = 0.0) -> None:
         super().__init__(network)
+        if blur > sigma_data:
+            raise ValueError(f"blur={blur}: above the data's standard deviation, sigma_data={sigma_data}; lower it")
         self.register_buffer("sigma_data", torch.tensor(sigma_data))
+        self.register_buffer("blur", torch.tensor(blur))
+
+    def _parts(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""$c_{in}$, $u = c_{in} x$ and $\sigma_q / \tilde\sigma \, F(u, \tilde\sigma)$, for σ `[*batch, 1]`."""
+        c_in = (sigma.square() + self.sigma_data.square()).rsqrt()
+        level = (sigma.square() + self.blur.square()).sqrt()
+        u = c_in * x
+        sigma_q = (self.sigma_data.square() - self.blur.square()).sqrt()
+        return c_in, u, sigma_q / level * self.network(u, level.squeeze(-1))
+
+
+class Preconditioned(_UnitVariance):
+    r"""A preconditioned denoiser, with $D = c_{skip} x + c_{out} F(c_{in} x, \tilde\sigma)$.
+
+    $$s = (D - x) / \sigma^2 = c_{in} \Bigl(\frac{\sigma_q}{\tilde\sigma} F(u, \tilde\sigma) - u\Bigr), \qquad
+    u = c_{in} x, \quad c_{in} = 1 / \sqrt{\sigma^2 + \sigma_d^2}$$
+
+    The second form has no difference of nearly equal numbers.
+    """
 
     def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
-        c_in = (sigma.square() + self.sigma_data.square()).rsqrt()
-        scaled = c_in * x
-        return c_in * (self.sigma_data / sigma * self.network(scaled, sigma.squeeze(-1)) - scaled)
+        c_in, u, inner = self._parts(x, sigma)
+        return c_in * (inner - u)
 
 
-class Energy(ScoreModel):
+class Energy(_UnitVariance):
     r"""A conservative score, $s = -\nabla_x E$, of an energy built from the same backbone.
 
-    $$E(x, \sigma) = \frac{\|x\|^2}{2(\sigma^2 + \sigma_d^2)} - \frac{\sigma_d}{\sigma}\langle u, F(u, \sigma)\rangle,
-        \qquad u = x / \sqrt{\sigma^2 + \sigma_d^2}$$
+    $$E(x, \sigma) = \tfrac12\|u\|^2 - \frac{\sigma_q}{\tilde\sigma}\langle u, F(u, \tilde\sigma)\rangle, \qquad
+    u = x / \sqrt{\sigma^2 + \sigma_d^2}$$
 
-    so that F = 0 is a Gaussian fit and F's gradient enters with the scale of the Karras parametrisation. Source: Should
-    EBMs Model the Energy or the Score?, Salimans & Ho, 2021 (the idea of an energy from a vector-valued backbone).
-
-    Args:
-        network: the backbone F.
-        sigma_data: σ_d, standard deviation of the data per dimension, in data units.
+    so that F = 0 is a Gaussian fit and F's gradient enters with the scale of `Preconditioned`. Source: Should EBMs
+    Model the Energy or the Score?, Salimans & Ho, 2021 (the idea of an energy from a vector-valued backbone).
     """
-
-    sigma_data: Tensor
-
-    @strict
-    def __init__(self, *, network: Network, sigma_data: Positive) -> None:
-        super().__init__(network)
-        self.register_buffer("sigma_data", torch.tensor(sigma_data))
 
     def energy(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float) -> Float[Tensor, "*batch"]:
         """E(x, σ) in nats: −log p_σ(x) up to a constant for each σ."""
         return self._energy(x, column(sigma, x))
 
     def _energy(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch"]:
-        u = x * (sigma.square() + self.sigma_data.square()).rsqrt()
-        inner = self.sigma_data / sigma * self.network(u, sigma.squeeze(-1))
+        _, u, inner = self._parts(x, sigma)
         return (u * (u / 2 - inner)).sum(-1)
 
     def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:

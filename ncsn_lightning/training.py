@@ -1,26 +1,23 @@
-"""The arithmetic of an optimiser step, without Lightning: loss, average of the weights, learning rate, compilation."""
+"""The arithmetic of an optimiser step, without Lightning: loss, average of the weights, learning rate."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from .objectives import Objective, Weighting
 from .scores import Score, ScoreModel
 
 OptimizerFactory = Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]
 Decay = Literal["constant", "cosine"]
-
-COMPILED_STEPS = 5
-"""Steps of one compiled call: ten are 3 % faster and take twice as long to compile."""
 
 
 class WeightedLoss(nn.Module):
@@ -75,122 +72,62 @@ class ExponentialAverage(nn.Module):
         return 1 - min(self.decay, (1 + step) / (10 + step)) if self.decay else 1.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trainee:
-    """All that a step changes: the weights under the loss, the optimiser's state and the average.
+    """All that a step needs and changes besides the batch.
 
-    Made when training starts, once everything is on its device, for it holds the tensors themselves.
+    Attributes:
+        model: the score under training; its parameters are the optimiser's first group.
+        loss: of every row.
+        average: of the model's weights.
+        optimizer: its groups know their `initial_lr`.
+        rate: the learning rate's factor.
     """
 
     model: ScoreModel
     loss: WeightedLoss
     average: ExponentialAverage
     optimizer: torch.optim.Optimizer
-
-    def __post_init__(self) -> None:
-        self.weights = [p.detach() for p in self.model.parameters()]
-        self.averages = [p.detach() for p in self.average.model.parameters()]
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def clear_gradients(self) -> None:
-        """What `zero_grad` does, without its 40 µs of bookkeeping."""
-        for parameter in self.trained:
-            parameter.grad = None
-
-    def update_average(self, step: int) -> None:
-        """Take the weights into their average after `step` earlier updates."""
-        torch._foreach_lerp_(self.averages, self.weights, weight=self.average.weight(step))
+    rate: LearningRate
 
 
-def cuts(start: int, stop: int, *, size: int) -> list[int]:
-    """Where to cut the steps from `start` to `stop`: into whole multiples of `size`, and single steps around them.
+class Step(ABC):
+    """One optimiser step on one batch: gradient of the mean loss, update of the weights, their average.
 
-    Aligned to the absolute step, so that a resumed run is cut as the undisturbed one.
-
-    >>> cuts(3, 16, size=5)
-    [3, 4, 5, 10, 15, 16]
-    """
-    first = min(stop, -(-start // size) * size)
-    last = max(first, stop // size * size)
-    return [*range(start, first), *range(first, last, size), *range(last, stop), stop]
-
-
-def check_compilable(kind: object) -> None:
-    """Raise ValueError for an optimiser other than Adam and AdamW, whose update alone has a functional form."""
-    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Adam)):
-        raise ValueError("compile=true: it knows the update of Adam and AdamW alone; choose optimizer=adam or adamw")
-
-
-class CompiledSteps:
-    """Forward, backward, Adam and average of `COMPILED_STEPS` optimiser steps, compiled as one function.
-
-    The optimiser object keeps its state and its settings: a checkpoint does not tell how its steps were made.
-
-    Raises:
-        ValueError: the optimiser is neither Adam nor AdamW.
+    Made when training starts, once everything is on its device, for it holds the tensors themselves.
     """
 
-    def __init__(self, trainee: Trainee) -> None:
-        optimizer = trainee.optimizer
-        check_compilable(type(optimizer))
-        torch._dynamo.config.trace_autograd_ops = True
-        self.trainee = trainee
-        self.groups = optimizer.param_groups
-        for group in self.groups:
-            averages = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
-            for p in group["params"]:
-                if not optimizer.state[p]:
-                    zeros = {name: torch.zeros_like(p, memory_format=torch.preserve_format) for name in averages}
-                    optimizer.state[p] = {"step": torch.zeros((), device=p.device), **zeros}
-        optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
-        self._run = torch.compile(self._steps, fullgraph=True, dynamic=False)
-
-    def __call__(self, batches: Sequence[Tensor], *, rates: Tensor, shares: Tensor) -> Float[Tensor, "steps"]:
-        """Take the steps.
-
-        Args:
-            batches: fields of the batches, `[K, …]` each.
-            rates: `[K, groups]`, learning rates.
-            shares: `[K]`, the average's share of the new weights.
+    @abstractmethod
+    def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Take a step after `step` earlier ones, on the fields of a batch as the loss takes them.
 
         Returns:
-            the mean loss of every step.
+            the mean loss, before the step.
         """
-        return self._run(batches, rates, shares)
 
-    def _steps(self, batches: Sequence[Tensor], rates: Tensor, shares: Tensor) -> Tensor:
-        losses = []
-        for k in range(len(shares)):
-            loss = self.trainee.loss(self.trainee.model, *(field[k] for field in batches)).mean()
-            gradients = iter(torch.autograd.grad(loss, self.trainee.trained))
-            with torch.no_grad():
-                for group, rate in zip(self.groups, rates[k], strict=True):
-                    self._adam(group, [next(gradients) for _ in group["params"]], rate)
-                for average, weight in zip(self.trainee.averages, self.trainee.weights, strict=True):
-                    average.lerp_(weight, shares[k])
-            losses.append(loss.detach())
-        return torch.stack(losses)
 
-    def _adam(self, group: dict[str, Any], gradients: list[Tensor], rate: Tensor) -> None:
-        parameters = group["params"]
-        states = [self.trainee.optimizer.state[p] for p in parameters]
-        adam(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
-            [state["step"] for state in states],
-            foreach=False,
-            capturable=parameters[0].device.type != "cpu",
-            differentiable=False,
-            fused=False,
-            decoupled_weight_decay=group["decoupled_weight_decay"],
-            amsgrad=group["amsgrad"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=rate,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
-        )
+class EagerStep(Step):
+    """The step as PyTorch runs it, of any optimiser.
+
+    Args:
+        trainee: what is trained.
+        backward: fills the gradients; Lightning's own where ranks share them.
+    """
+
+    def __init__(self, trainee: Trainee, *, backward: Callable[[Float[Tensor, ""]], object] = Tensor.backward) -> None:
+        self.trainee, self.backward = trainee, backward
+        self.weights = [p.detach() for p in trainee.model.parameters()]
+        self.averages = [p.detach() for p in trainee.average.model.parameters()]
+        self.trained = [p for group in trainee.optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+        trainee = self.trainee
+        loss = trainee.loss(trainee.model, *batch).mean()
+        self.backward(loss)
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * trainee.rate(step)
+        trainee.optimizer.step()
+        for parameter in self.trained:  # what `zero_grad` does, without its 40 µs of bookkeeping
+            parameter.grad = None
+        torch._foreach_lerp_(self.averages, self.weights, weight=trainee.average.weight(step))
+        return loss.detach()

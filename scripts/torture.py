@@ -4,7 +4,7 @@
 
 Every weight, average, optimiser state, sample, metric and logged value of every job must be the same, by `torch.equal`.
 In every third trial two copies of the command share the sweep. Processes are real and signals too; to make a trial a
-matter of seconds, the processes are forks of one that has imported torch, and they draw no pictures.
+matter of seconds, the processes are forks of one that has imported torch, draw no pictures and write no report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncsn_lightning import cli, plotting
+from ncsn_lightning import cli, plotting, report
 from ncsn_lightning.callbacks import SamplesAndFigures
 from ncsn_lightning.sweeps.folder import read_sweep
 
@@ -152,6 +152,7 @@ def main() -> None:
     torch.set_num_threads(1)
     SamplesAndFigures._figures = lambda *_: iter(())  # type: ignore[assignment, return-value]
     plotting.animate_annealing = lambda *_: b""
+    report.write_report = lambda sweep: sweep.folder
     root = Path(tempfile.mkdtemp(prefix="torture-"))
     sweep = root / "sweep"  # always the same, for a checkpoint knows its place
     seconds = undisturbed(sweep)

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 
+import jaxtyping
 import pytest
 import torch
 
@@ -19,6 +20,14 @@ torch.set_num_threads(1)
 def generator() -> torch.Generator:
     """Fixed randomness for a test."""
     return torch.Generator().manual_seed(20261124)
+
+
+@pytest.fixture
+def compilable():
+    """No shapes are checked during the test: the compiler would trace the checks too."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -118,6 +118,10 @@ ONE_LINE = [
     (["levels.groups=7"], "data.batch_size=64 is no multiple of levels.groups=7: change"),
     (["levels.groups=0"], "levels.groups=0: should be greater than or equal to 1"),
     (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3"], "levels.groups=64 cannot be shared by 3 ranks"),
+    (
+        ["trainer=ddp", "trainer.accelerator=cpu", "compile=true"],
+        "compile=true: a compiled step shares no gradients among 2 ranks; use compile=false",
+    ),
     (["trainer.max_steps=0"], "trainer.max_steps=0: should be greater than or equal to 1"),
     (["trainer.max_steps=-5"], "trainer.max_steps=-5: should be greater than or equal to 1"),
     (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: .*use bf16-mixed or 32-true"),
@@ -133,6 +137,7 @@ ONE_LINE = [
     (["sampler.base_step=1e-5"], "sampler.step_ratio=0.1 and base_step=1e-05: give exactly one"),
     (["sampler.step_ratio=null"], "sampler.step_ratio=None and base_step=None: give exactly one"),
     (["sampler.step_ratio=2"], "sampler.step_ratio=2: should be less than 2"),
+    (["sampler=langevin", "sampler.step=1e-3"], "sampler.step=0.001 makes the chain unstable: .* keep step below"),
     (["sampler=annealed_langevin_primer", "sampler.base_step=1"], "sampler.base_step=1 makes .* keep base_step below"),
     (["sampler.prior=flat"], "sampler.prior='flat': should be 'gaussian', 'moment_matched' or 'uniform'"),
     (["optimizer.lr=-1"], "optimizer, of lr=-1.*: Invalid learning rate: -1"),
@@ -222,12 +227,21 @@ def test_a_sweep_in_one_process_refuses_strategies_that_start_others(configure):
     jobs.build(configure(*ddp), overrides=[])
 
 
+def test_a_job_on_a_login_node_builds_without_a_warning(configure, tmp_path, monkeypatch):
+    """Lightning warns where Slurm's `srun` can be found and has not started the process."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs.build(configure(*LEAN), overrides=[])
+
+
 def test_a_group_is_one_object_for_all_that_name_it(configure):
     job = jobs.build(configure("objective=exact"), overrides=[])
     target = job.builder.build("distribution")
     assert job.data.distribution is target
     assert job.module.loss.objective.distribution is target
-    assert job.builder.build("callbacks")["figures"].test is job.builder.build("callbacks")["score_error"].test
+    callbacks = job.builder.build("callbacks")
+    assert callbacks["figures"].score_error is callbacks["score_error"]
+    assert callbacks["score_error"].test is job.builder.build("score_test")
 
 
 def test_automatic_values_follow_the_target_and_are_settled(configure):

@@ -1,5 +1,6 @@
 """What a run leaves behind, and how it ends when it goes wrong."""
 
+import csv
 import json
 import os
 import signal
@@ -10,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ncsn_lightning import Checkerboard, jobs
+from ncsn_lightning import Checkerboard, ScoreTest, jobs
 from ncsn_lightning.callbacks import Diverged
 from ncsn_lightning.checkpoints import read_checkpoint
+from ncsn_lightning.preemption import Preempted
 from ncsn_lightning.results import revision, versions
 
 
@@ -68,6 +70,17 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
 
 
+def test_the_score_is_measured_once_at_each_validation_and_no_more_at_the_end(configure, monkeypatch, tmp_path):
+    measure, calls = ScoreTest.forward, []
+    monkeypatch.setattr(ScoreTest, "forward", lambda test, score: calls.append(score) or measure(test, score))
+    jobs.fit(jobs.build(configure("data.steps_per_epoch=50", "trainer.max_steps=120"), overrides=[]))
+    assert len(calls) == 3
+    with open(tmp_path / "run/metrics.csv", newline="") as file:
+        logged = [float(row["score_error"]) for row in csv.DictReader(file) if row["score_error"]]
+    assert len(logged) == 3
+    assert summary(tmp_path)["metrics"]["score_error"] == pytest.approx(logged[-1], rel=1e-6)
+
+
 def poison(module):
     with torch.no_grad():
         module.model.network.last.weight.fill_(float("nan"))
@@ -103,7 +116,7 @@ def test_a_failure_is_reported_with_its_traceback(configure, tmp_path):
 
 
 def test_sigterm_is_reported_as_preempted(configure, tmp_path):
-    with pytest.raises(SystemExit):
+    with pytest.raises(Preempted):
         run_with(configure, At(30, lambda module: os.kill(os.getpid(), signal.SIGTERM)))
     assert summary(tmp_path)["status"] == "preempted"
 

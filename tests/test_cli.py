@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from ncsn_lightning import jobs
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.configuration import config_folder
 from ncsn_lightning.overrides import refused_overrides
+from ncsn_lightning.sweeps.folder import read_sweep
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -129,6 +131,16 @@ def test_a_refusal_is_one_line_on_stderr_and_a_failed_process(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("question", ["--help", "--cfg=job"])
+def test_a_reader_who_has_seen_enough_ends_the_command_quietly(question, tmp_path):
+    """As in `ncsn-train --help | head`."""
+    command = [sys.executable, str(ROOT / "scripts/train.py"), question]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 def test_wrong_values_are_said_at_once_and_leave_no_folder(tmp_path):
     wrong = ["schedule.num_levels=1", "trainer.max_steps=0", "distribution=points", "distribution.path=none.csv"]
     process = script("train", *wrong, "paths.root=new/root", cwd=tmp_path)
@@ -226,6 +238,7 @@ QUESTIONS = [
     ("sample out=x.txt", "out=x.txt: give a name that ends in .npz or .csv"),
     ("sample out=/dev/null/x.npz", "out=/dev/null/x.npz: cannot be written; choose another place"),
     ("sample sampler=annealed_langevin_primer sampler.base_step=1", "sampler.base_step=1 makes the chain unstable"),
+    ("sample sampler=langevin sampler.step=0.01", "sampler.step=0.01 makes the chain unstable: at σ=0.01 the target"),
     ("sample sampler=annealed_langevin sampler.step_ratio=3", "sampler.step_ratio=3: should be less than 2"),
     ("evaluate num_levels=0", "num_levels=0: give a whole number of at least 1"),
     ("evaluate sigma_min=-1", "sigma_min=-1: should be greater than 0"),
@@ -300,6 +313,23 @@ def test_a_bad_checkpoint_is_refused_and_runs_no_code(kind, words, run, command,
     assert not (tmp_path / "samples.npz").exists()
 
 
+def test_the_jobs_of_a_sweep_are_runs_of_one_group_each_ended_by_itself(tmp_path):
+    options = ["optimizer=sgd", "optimizer.lr=1e6,1e-3", "hydra.sweep.dir=sweep", "logger=wandb"]
+    process = script("train", "-m", *options, *TINY, *BARE, cwd=tmp_path, env={**os.environ, "WANDB_MODE": "offline"})
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("1 of 2 jobs did not finish (1 diverged)")
+    assert "Traceback" not in process.stderr + process.stdout
+    sweep = read_sweep(tmp_path / "sweep")
+    assert [job.state for job in sweep.jobs] == ["diverged", "finished"]
+    diverged, finished = folders = [job.folder for job in sweep.jobs]
+    assert "Traceback" in (diverged / "train.log").read_text()
+    assert "Traceback" not in (finished / "train.log").read_text()
+    assert all("\ngroup: sweep\n" in (folder / "config.yaml").read_text() for folder in folders)
+    runs = [next(folder.glob("wandb/offline-run-*")).name.rpartition("-run-")[2] for folder in folders]
+    assert runs[0] != runs[1]
+    assert [list(folder.glob("wandb/artifacts/staging/*")) != [] for folder in folders] == [False, True]
+
+
 def test_a_full_disk_ends_the_run_and_spares_the_last_good_checkpoint(tmp_path):
     """No file of the process may grow beyond a few kilobytes any more, once a checkpoint is there."""
     steps = ["trainer.max_steps=1000000", "hydra.run.dir=run", "logger=csv"]
@@ -340,7 +370,7 @@ def test_the_wheel_works_from_any_folder(tmp_path):
     assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.yaml")}
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
     commands = [line.split(" = ") for line in entry_points.read_text().splitlines() if " = " in line]
-    assert {name for name, _ in commands} == {"ncsn-train", "ncsn-evaluate", "ncsn-sample"}
+    assert {name for name, _ in commands} == {"ncsn-train", "ncsn-evaluate", "ncsn-sample", "ncsn-report"}
     code = """
 import sys
 from importlib import import_module

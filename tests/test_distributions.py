@@ -128,6 +128,17 @@ def test_automatic_scales_follow_from_samples(target):
     assert not target.state_dict()
 
 
+@pytest.mark.parametrize("sigma", [0.01, 0.3, 2.0])
+def test_curvature_is_the_reciprocal_of_the_smallest_variance(target, sigma):
+    """It is that less the spread of a posterior: nearly all where structures lie apart, all of it for far Gaussians."""
+    largest = 1 / (sigma**2 + (0 if isinstance(target, targets.Checkerboard) else target.scale**2))
+    assert 0 < target.curvature(sigma) < (1 + 1e-9) * largest
+    if sigma == 0.01:
+        assert target.curvature(sigma) > 0.7 * largest
+    if isinstance(target, targets.TwoGaussians | targets.GridGaussians) and sigma < 1:
+        assert target.curvature(sigma) == pytest.approx(largest, rel=1e-3)
+
+
 def test_float32_agrees_with_float64(target):
     for sigma in (0.01, 1.0, 157.0):
         x = noisy(target, sigma, 200).float()
@@ -460,6 +471,7 @@ def test_point_masses_have_a_score_at_positive_sigma():
     torch.testing.assert_close(masses.score(x, 1.0), torch.tensor([[-0.5, 0.0]]).double(), atol=1e-9, rtol=0)
 
 
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
 @pytest.mark.parametrize("name", ["checkerboard", "fractal_tree", "circles"])
 def test_compiled_score_is_the_score(name):

@@ -71,10 +71,12 @@ def test_an_offline_run_holds_metrics_media_tables_and_config(offline):
     assert {".png", ".gif", ".json"} <= media
 
 
-def test_nothing_of_wandb_lies_outside_the_run(offline):
+def test_all_that_wandb_writes_lies_in_one_folder_of_the_run(offline):
     folder = offline[0]
     assert not (Path.cwd() / "wandb").exists()
-    assert (folder / "wandb").is_dir()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {".hydra", "checkpoints", "figures", "wandb"}
+    staged = [json.loads(path.read_text()) for path in (folder / "wandb/artifacts/staging").iterdir()]
+    assert {tuple(table["columns"]) for table in staged} == {("x1", "x2"), ("sigma", "relative_error")}
 
 
 UNREACHABLE = """

@@ -31,8 +31,9 @@ def mlp():
     return MLP(embedding=SinusoidalEmbedding(dim=16), hidden_dims=[32, 24])
 
 
-def film():
-    return FiLM(embedding=FourierEmbedding(dim=16), hidden_dims=[32, 24], num_frequencies=8, frequency_scale=0.5)
+def film(**frequencies):
+    frequencies = {"num_frequencies": 8, "frequency_min": 0.25, "frequency_max": 1.0} | frequencies
+    return FiLM(embedding=FourierEmbedding(dim=16), hidden_dims=[32, 24], **frequencies)
 
 
 def build(kind, network):
@@ -43,6 +44,16 @@ def build(kind, network):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def test_magnitudes_of_the_frequencies_are_spread_evenly_in_their_logarithm():
+    """E‖ω‖² / 2 = (2πf)² for each, n being standard normal; f from 1 to 4."""
+    omega = film(num_frequencies=30_000, frequency_min=1.0, frequency_max=4.0).omega.double() / (2 * math.pi)
+    square = omega.square().sum(-1) / 2
+    for part, low in enumerate([1.0, 4 ** (1 / 3), 4 ** (2 / 3)]):
+        here = square[part * 10_000 : (part + 1) * 10_000]
+        mean = (4 ** (2 / 3) - 1) / (2 * math.log(4) / 3) * low**2  # of f² over ln f from low to 4^(1/3) low
+        assert abs(float(here.mean()) - mean) < 5 * float(here.std()) / 100
 
 
 @pytest.mark.parametrize("network", [mlp, film])
@@ -99,6 +110,15 @@ def test_karras_is_the_score_of_its_denoiser(generator):
 
 
 @pytest.mark.parametrize("kind", [Preconditioned, Energy])
+def test_a_blurred_target_is_the_sharp_one_at_a_higher_level(kind, generator):
+    """p_σ of q ∗ N(0, τ²I) is q's at √(σ² + τ²)."""
+    network, x = trained_looking(film()), torch.randn(6, 2, generator=generator)
+    blurred = kind(network=network, sigma_data=math.hypot(0.6, 0.4), blur=0.4)
+    sharp = kind(network=network, sigma_data=0.6)
+    torch.testing.assert_close(blurred(x, 0.3), sharp(x, 0.5))
+
+
+@pytest.mark.parametrize("kind", [Preconditioned, Energy])
 def test_a_network_at_zero_is_the_score_of_a_gaussian(kind, generator):
     x = torch.randn(6, 2, generator=generator)
     torch.testing.assert_close(build(kind, film())(x, 0.3), -x / (0.09 + 0.49))
@@ -131,6 +151,23 @@ def test_energy_can_be_trained_and_sampled_without_gradients(generator):
         torch.testing.assert_close(score(x, 0.3), -x / (0.09 + 0.49))
 
 
+@pytest.mark.usefixtures("compilable")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
+@pytest.mark.parametrize("kind", SCORES)
+def test_the_compiler_traces_a_gradient_in_one_graph(kind, generator):
+    """As `compile=true` does; the energy's score is a gradient already. Tracing alone: code takes a minute to make."""
+    score = trained_looking(build(kind, film()))
+    parameters = [parameter for parameter in score.parameters() if parameter.requires_grad]
+
+    def gradient(x, sigma):
+        return torch.autograd.grad(score(x, sigma).square().mean(), parameters, allow_unused=True)
+
+    x, sigma = torch.randn(4, 3, 2, generator=generator), torch.rand(4, 1, generator=generator) + 0.1
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")(x, sigma)
+    torch.testing.assert_close(compiled, gradient(x, sigma), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("network", [mlp, film])
 @pytest.mark.parametrize("kind", SCORES)
 def test_stacked_members_equal_single_ones(kind, network, generator):
@@ -155,6 +192,8 @@ def test_stacked_members_equal_single_ones(kind, network, generator):
         (lambda: SinusoidalEmbedding(dim=7), "dim"),
         (lambda: FourierEmbedding(bandwidth=0.0), "bandwidth"),
         (lambda: Preconditioned(network=mlp(), sigma_data=-1.0), "sigma_data"),
+        (lambda: Preconditioned(network=mlp(), sigma_data=1.0, blur=2.0), "blur"),
+        (lambda: film(frequency_min=2.0), "frequency_min"),
         (lambda: Raw(network="mlp"), "network"),
     ],
 )

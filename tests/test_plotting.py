@@ -44,7 +44,7 @@ class Gaussian(Distribution):
 
     def __init__(self) -> None:
         mean = torch.tensor(MEAN, dtype=torch.float64)
-        super().__init__(mean=mean, covariance=STD**2 * torch.eye(2, dtype=torch.float64), scale=STD)
+        super().__init__(mean=mean, covariance=STD**2 * torch.eye(2, dtype=torch.float64), scale=STD, blur=STD)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         return torch.tensor(MEAN) + STD * torch.randn(n, 2, generator=generator)

@@ -11,30 +11,63 @@ import torch
 from ncsn_lightning import Geometric, LogUniform, TwoGaussians
 from ncsn_lightning.data import Stream
 
-SCRIPT = Path(__file__).parent / "ranks.py"
+TRAIN = Path(__file__).parents[1] / "scripts/train.py"
+RECIPE = [
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "logger=csv",
+    "weighting=learned",
+    "schedule.sigma_max=2.0",  # less than half the board's diameter
+    "network.hidden_dims=[16,16]",
+    "objective.num_references=16",
+    "data.batch_size=64",
+    "data.steps_per_epoch=50",
+    "data.validation_size=64",
+    "trainer.max_steps=100",
+    "score_test.num_points=64",
+    "~callbacks.figures",
+    "data.block_ends=[]",
+]
 
 
 def train(folder, devices):
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(devices)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """Train with this many ranks; the last checkpoint."""
+    command = [sys.executable, str(TRAIN), *RECIPE, f"trainer.devices={devices}", f"hydra.run.dir={folder}"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
 
 
-def test_two_gloo_ranks_equal_one(tmp_path):
-    one, two = (train(tmp_path / str(devices), devices) for devices in (1, 2))
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Runs of one rank and of two."""
+    parent = tmp_path_factory.mktemp("ranks")
+    return {devices: parent / str(devices) for devices in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(folders):
+    return [train(folder, devices) for devices, folder in folders.items()]
+
+
+def test_two_gloo_ranks_equal_one(checkpoints, folders):
+    one, two = checkpoints
     assert one["global_step"] == two["global_step"] == 100
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(
             two["state_dict"][name], value, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
-    summaries = [json.loads((tmp_path / d / "summary.json").read_text()) for d in ("1", "2")]
-    assert summaries[1]["metrics"]["score_error"] == pytest.approx(summaries[0]["metrics"]["score_error"], rel=1e-2)
+    errors = [json.loads((f / "summary.json").read_text())["metrics"]["score_error"] for f in folders.values()]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-2)
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_two_ranks_leave_what_one_leaves(folders):
+    one, two = ({path.relative_to(folder) for path in folder.rglob("*")} for folder in folders.values())
+    assert one == two
+    logs = [(folder / "train.log").read_text() for folder in folders.values()]
+    assert [log.count("the primer's guidelines are broken") for log in logs] == [1, 1]
+    assert len(logs[0].splitlines()) == len(logs[1].splitlines())
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

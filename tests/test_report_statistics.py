@@ -88,6 +88,11 @@ def test_the_complete_part_of_a_grid():
     assert complete_part(np.zeros((2, 2), dtype=bool)) == [[], []]
 
 
+def test_seeds_alone_are_no_grid(tmp_path):
+    values = {(0,): math.nan, (1,): 1.0, (2,): 2.0}
+    assert variance_shares(sweep_of(tmp_path, values, factors=()), "score_error") is None
+
+
 def test_a_grid_with_holes_keeps_as_much_as_it_can(tmp_path):
     values = grid((3, 4, 3), lambda i, j, k: i + 0.1 * j + 0.01 * k)
     whole = variance_shares(sweep_of(tmp_path, values), "score_error")
@@ -177,7 +182,15 @@ def test_ties_cannot_be_told(tmp_path):
 def test_one_seed_tells_nothing(tmp_path):
     found = answer(sweep_of(tmp_path, {(0, 0, 0): 0.1, (1, 0, 0): 9.0}))
     assert len(found.ties) == 1
+    assert str(found) == "best of 2: a=0 b=0\nscore_error 0.1 (one seed, which tells nothing apart)"
     assert math.isnan(found.best.standard_error)
+
+
+def test_without_a_common_seed_nothing_is_told(tmp_path):
+    values = {(0, 0, 0): 0.1, (0, 0, 1): 0.1, (1, 0, 2): 9.0, (1, 0, 3): 9.1}
+    best, other = answer(sweep_of(tmp_path, values)).comparisons
+    assert best.configuration.overrides["a"] == "0"
+    assert (other.seeds, other.low, other.high, other.told) == (0, -math.inf, math.inf, False)
 
 
 def test_the_best_has_all_its_seeds(tmp_path):

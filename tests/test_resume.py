@@ -1,37 +1,16 @@
 """A run killed at any moment and resumed ends as the run that nothing disturbed, bit for bit."""
 
-import csv
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from processes import assert_same_end, finish, fresh, kill, numbers, start, wait_for
 
 from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint
 from ncsn_lightning.files import replacing
 
-TRAIN = Path(__file__).parents[1] / "scripts/train.py"
-RECIPE = [
-    "logger=csv",
-    "weighting=learned",
-    "network.hidden_dims=[32,32]",
-    "objective.num_references=16",
-    "data.batch_size=64",
-    "data.steps_per_epoch=150",
-    "data.validation_size=64",
-    "trainer.max_steps=600",
-    "score_test.num_points=64",
-    "callbacks.figures.num_samples=50",
-    "callbacks.figures.every_n_steps=300",
-    "sampler.steps_per_level=2",
-]
 DAWDLE = """
 # Runs a script whose fourth checkpoint takes two seconds to write; a marker tells when it is half-way.
 import runpy, sys, time, torch
@@ -49,60 +28,6 @@ torch.save = dawdle
 marker, *sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def start(*arguments, code=None):
-    command = [sys.executable, *(code or []), str(TRAIN), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def fresh(folder):
-    return [*RECIPE, f"hydra.run.dir={folder}"]
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
-
-
-def numbers(folder):
-    """Everything that a run leaves, without times."""
-    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    state = {f"weights/{name}": value for name, value in checkpoint["state_dict"].items()}
-    for index, values in checkpoint["optimizer_states"][0]["state"].items():
-        state |= {f"optimizer/{index}/{name}": value for name, value in values.items()}
-    state["samples"] = torch.from_numpy(np.load(folder / "samples.npz")["x"])
-    return state
-
-
-def assert_same_end(folder, undisturbed):
-    first, second = numbers(undisturbed), numbers(folder)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    summaries = [json.loads((f / "summary.json").read_text()) for f in (undisturbed, folder)]
-    timed = {"training_time", "sampling_time"}
-    metrics = [{k: v for k, v in s["metrics"].items() if k not in timed} for s in summaries]
-    assert metrics[0] == metrics[1]
-    assert [s["status"] for s in summaries] == ["finished", "finished"]
-    assert logged(undisturbed) == logged(folder)
-
-
-def logged(folder):
-    """metrics.csv, without times."""
-    with open(folder / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if "time" not in k} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +107,11 @@ def test_the_furthest_whole_checkpoint_is_found(tmp_path):
     folder.mkdir()
     for name, step in {"a": 10, "b": 30, "c": 20}.items():
         torch.save({"config": {}, "state_dict": {}, "global_step": step}, folder / f"{name}.ckpt")
-    assert latest_checkpoint(tmp_path) == (folder / "b.ckpt", [])
+    furthest, torn = latest_checkpoint(tmp_path)
+    assert (furthest.path, furthest.content["global_step"], torn) == (folder / "b.ckpt", 30, [])
     (folder / "b.ckpt").write_bytes((folder / "b.ckpt").read_bytes()[:100])
-    path, torn = latest_checkpoint(tmp_path)
-    assert path == folder / "c.ckpt"
+    furthest, torn = latest_checkpoint(tmp_path)
+    assert furthest.path == folder / "c.ckpt"
     assert len(torn) == 1
     assert "b.ckpt" in torn[0]
 

@@ -167,6 +167,19 @@ def test_wrong_arguments_are_refused(arguments, words):
         AnnealedLangevin(**arguments)
 
 
+@pytest.mark.parametrize(("target", "sigma"), [(TwoGaussians(), 0.01), (TwoGaussians(std=0.0), 1.0)])
+def test_plain_langevin_blows_up_beyond_the_step_that_is_refused(target, sigma, generator):
+    """2(1 + σ²) for modes of unit variance, 2σ² for point masses."""
+    limit, sigmas = 2 * (target.scale**2 * (target.scale == 1) + sigma**2), torch.tensor([sigma])
+    stable, unstable = (Langevin(step=share * limit, steps_per_level=1000) for share in (0.95, 1.05))
+    stable.check_target(target, sigmas)
+    with pytest.raises(ValueError, match=r"step=2\.1\d* makes the chain unstable.*keep step below 2"):
+        unstable.check_target(target, sigmas)
+    ends = [s(target.score, target.sample(100, generator=generator), sigmas) for s in (stable, unstable)]
+    assert float(ends[0].abs().max()) < 50
+    assert not float(ends[1].abs().max()) < 1e6
+
+
 def test_an_unstable_base_step_is_refused_before_any_step():
     sampler = AnnealedLangevin(base_step=0.1)
     with pytest.raises(ValueError, match=r"base_step=0\.1 makes the chain unstable.*below 0\.02"):

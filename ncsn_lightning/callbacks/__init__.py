@@ -1,8 +1,9 @@
-"""What happens around the training: score errors, samples and figures, guards, a summary."""
+"""What happens around the training: score errors, samples and figures, guards, a stop on request, a summary."""
 
 from .divergence import Diverged, DivergenceGuard
 from .figures import SamplesAndFigures
 from .lease import LeaseGuard, LeaseLost
+from .preemption import Preempted, PreemptionCheckpoint
 from .progress import StepProgressBar
 from .score_error import ScoreError
 from .summary import RunSummary
@@ -12,6 +13,8 @@ __all__ = [
     "DivergenceGuard",
     "LeaseGuard",
     "LeaseLost",
+    "Preempted",
+    "PreemptionCheckpoint",
     "RunSummary",
     "SamplesAndFigures",
     "ScoreError",

@@ -18,12 +18,13 @@ from ..arguments import Count, Index, strict
 from ..distributions import Distribution
 from ..files import replacing
 from ..loggers import log_picture, log_table
-from ..metrics import ScoreTest, by_level, off_support
+from ..metrics import by_level, off_support
 from ..module import NCSN
 from ..objectives import Learned
 from ..randomness import keyed_generator
 from ..samplers import Sampler
 from ..schedules import Levels, Schedule
+from .score_error import ScoreError
 
 TABLE_ROWS = 1000
 """Samples that go to the loggers' tables; all of them are in samples.npz."""
@@ -39,7 +40,7 @@ class SamplesAndFigures(L.Callback):
     Args:
         distribution, schedule, levels: of the run.
         sampler: walks down the schedule with the averaged score.
-        test: the points on which the losses of a level are measured.
+        score_error: measures the errors and losses of each level.
         num_samples: chains.
         every_n_steps: optimiser steps between pictures along the way.
         seed: of the chains.
@@ -54,14 +55,14 @@ class SamplesAndFigures(L.Callback):
         schedule: Schedule,
         levels: Levels,
         sampler: Sampler,
-        test: ScoreTest,
+        score_error: ScoreError,
         num_samples: Count,
         every_n_steps: Count,
         seed: Index,
         folder: str,
     ) -> None:
         self.distribution, self.schedule, self.levels, self.sampler = distribution, schedule, levels, sampler
-        self.test = test
+        self.score_error = score_error
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
 
@@ -98,20 +99,20 @@ class SamplesAndFigures(L.Callback):
         return [state.cpu() for state in walk]
 
     def _figures(self, module: NCSN, states: list[Tensor]) -> Iterator[tuple[str, Figure]]:
-        score = copy.deepcopy(module.score).cpu()
-        errors = self.test.cpu()(score)
+        score, errors = copy.deepcopy(module.score).cpu(), self.score_error.errors(module)
         yield "samples", plotting.plot_samples(self.distribution, states[-1])
         chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
-        yield "score_field", plotting.plot_score_field(self.distribution, score, chosen)
+        yield "score_field", plotting.plot_score_field(self.distribution, score, chosen.cpu())
         yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
         yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
         yield "filmstrip", plotting.plot_filmstrip(self.distribution, states, self.schedule.sigmas)
         yield "schedule", self._schedule_figure(module)
         if isinstance(module.loss.weighting, Learned):
             u, optimum = self._learned_weighting(copy.deepcopy(module).cpu())
-            module.results["learned_weighting_per_level"] = by_level(self.test.sigmas, u)
-            module.results["optimal_weighting_per_level"] = by_level(self.test.sigmas, optimum)
-            yield "learned_weighting", plotting.plot_learned_weighting(self.test.sigmas, u, optimum)
+            sigmas = errors.sigmas.cpu()
+            module.results["learned_weighting_per_level"] = by_level(sigmas, u)
+            module.results["optimal_weighting_per_level"] = by_level(sigmas, optimum)
+            yield "learned_weighting", plotting.plot_learned_weighting(sigmas, u, optimum)
 
     def _schedule_figure(self, module: NCSN) -> Figure:
         sigmas = self.schedule.sigmas
@@ -126,12 +127,13 @@ class SamplesAndFigures(L.Callback):
         objective, weighting = module.loss.objective, module.loss.weighting
         assert isinstance(weighting, Learned)
         generator = keyed_generator(self.seed, "learned weighting")
-        sigma = self.test.sigmas.unsqueeze(-1)
+        sigmas = self.score_error.test.sigmas.cpu()
+        sigma = sigmas.unsqueeze(-1)
         x = self.distribution.sample(sigma.shape[0] * 1024, generator=generator).view(-1, 1024, 2)
         noise = torch.randn(x.shape, generator=generator)
         references = self.distribution.sample(objective.num_references, generator=generator)
         error = objective(module.model, x, sigma, noise, references).mean(-1)
-        return weighting.u(self.test.sigmas), (self.test.sigmas.square() * error / weighting.dim).log()
+        return weighting.u(sigmas), (sigmas.square() * error / weighting.dim).log()
 
     def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
         """Save a figure or an animation in the run's folder and hand it to the loggers."""

@@ -21,13 +21,21 @@ class ScoreError(L.Callback):
     @strict
     def __init__(self, *, test: ScoreTest) -> None:
         self.test = test
+        self._latest: tuple[int, ScoreErrors] | None = None
 
-    def _measure(self, module: NCSN) -> ScoreErrors:
-        return self.test.to(module.device)(module.score)
+    def errors(self, module: NCSN) -> ScoreErrors:
+        """Errors of the averaged score as it stands, measured once a step."""
+        step = module.trainer.global_step
+        if self._latest is None or self._latest[0] != step:
+            self._latest = step, self.test.to(module.device)(module.score)
+        return self._latest[1]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._latest = None  # of another training's weights
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, NCSN)
-        errors = self._measure(pl_module)
+        errors = self.errors(pl_module)
         relative = {
             f"score_error/{sigma:.3g}": value
             for sigma, value in zip(errors.sigmas.tolist(), errors.relative.float(), strict=True)
@@ -37,7 +45,7 @@ class ScoreError(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, NCSN)
-        errors = self._measure(pl_module)
+        errors = self.errors(pl_module)
         pl_module.results["score_error"] = float(errors.relative.mean())
         pl_module.results["score_error_per_level"] = errors.per_level
         pl_module.results["fisher_error"] = float(errors.error.mean())

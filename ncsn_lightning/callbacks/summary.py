@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..arguments import Index, strict
 from ..loggers import summarize
@@ -16,6 +15,8 @@ from ..module import NCSN
 from ..results import Status, write_summary
 from .divergence import Diverged
 from .lease import LeaseLost
+from .preemption import Preempted
+from .spawned import original
 
 
 class RunSummary(L.Callback):
@@ -39,6 +40,7 @@ class RunSummary(L.Callback):
         self.train_started: float | None = None
         self.earlier = 0.0
         self.training_time = 0.0
+        self.losses: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.train_started = time.perf_counter()
@@ -60,6 +62,16 @@ class RunSummary(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier, self.training_time = state_dict["wall_time"], state_dict["training_time"]
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = self._losses(trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.losses = checkpoint["losses"]
+
+    def _losses(self, trainer: L.Trainer) -> dict[str, float]:
+        """The last ones logged, by this process or before it."""
+        return self.losses | {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
+
     def _wall_time(self) -> float:
         return self.earlier + time.perf_counter() - self.started
 
@@ -67,17 +79,18 @@ class RunSummary(L.Callback):
         self._write(trainer, pl_module, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, LeaseLost):
-            error = "".join(traceback.format_exception(exception))
-            self._write(trainer, pl_module, status_of(exception), error)
+        if isinstance(exception, LeaseLost):
+            return
+        status = status_of(original(exception))
+        error = str(original(exception)) if status == "preempted" else "".join(traceback.format_exception(exception))
+        self._write(trainer, pl_module, status, error)
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, status: Status, error: str | None) -> None:
         assert isinstance(module, NCSN)
         if not trainer.is_global_zero:
             return
         self._clock()
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
-        metrics |= {"training_time": self.training_time, **module.results}
+        metrics = {**self._losses(trainer), "training_time": self.training_time, **module.results}
         for logger in trainer.loggers:
             summarize(logger, {k: v for k, v in metrics.items() if isinstance(v, float)}, trainer.global_step)
         write_summary(
@@ -95,4 +108,4 @@ def status_of(exception: BaseException) -> Status:
     """How a run ended that an exception ended; `preempted` means that someone stopped it."""
     if isinstance(exception, Diverged):
         return "diverged"
-    return "preempted" if isinstance(exception, SIGTERMException | KeyboardInterrupt) else "failed"
+    return "preempted" if isinstance(exception, Preempted | KeyboardInterrupt) else "failed"

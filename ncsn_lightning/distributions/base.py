@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from ..randomness import keyed_generator
@@ -30,27 +30,32 @@ class Distribution(nn.Module, ABC):
         dim: dimension of the data, 2.
         scale: smallest length of the target in data units (a component's standard deviation, a cell's side): σ_min
             should lie well below it.
-        mean: `[2]`, exact.
-        covariance: `[2, 2]`, exact.
+        blur: the standard deviation τ, in data units, of noise that the target already carries: p = q ∗ N(0, τ²I) for
+            some q, so that p_σ changes little below σ = τ. 0 where there are hard edges.
+        mean: exact.
+        covariance: exact.
     """
 
     dim: int = 2
     scale: float
-    mean: Tensor
-    covariance: Tensor
+    blur: float
+    mean: Float[Tensor, "2"]
+    covariance: Float[Tensor, "2 2"]
 
-    def __init__(self, *, mean: Tensor, covariance: Tensor, scale: float) -> None:
+    def __init__(
+        self, *, mean: Float[Tensor, "2"], covariance: Float[Tensor, "2 2"], scale: float, blur: float
+    ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.blur = scale, blur
         self._constant("mean", mean)
         self._constant("covariance", covariance)
 
     @property
-    def files(self) -> dict[str, Tensor]:
+    def files(self) -> dict[str, Float[Tensor, "..."]]:
         """Arguments of the constructor that named files, as what was read: a checkpoint keeps it in their place."""
         return {}
 
-    def _constant(self, name: str, value: Tensor) -> None:
+    def _constant(self, name: str, value: Float[Tensor, "..."]) -> None:
         """Keep a float64 constant that moves with the module and is not part of its state."""
         self.register_buffer(name, value.to(torch.float64), persistent=False)
 
@@ -59,29 +64,35 @@ class Distribution(nn.Module, ABC):
         """Draw `n` independent points in float32, on the device of the buffers (the generator's device must agree)."""
 
     @abstractmethod
-    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n]`."""
+    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+        """log p_σ of rows."""
 
-    def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """∇ₓ log p_σ of rows: x `[n, 2]` and sigma `[n]`, both float64 -> `[n, 2]`; by differentiation or better."""
+    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+        """∇ₓ log p_σ of rows; by differentiation or better."""
         return torch.func.grad(lambda x: self._log_prob(x, sigma).sum())(x)
 
-    def log_prob(self, x: Float[Tensor, "*batch 2"], sigma: Tensor | float = 0.0) -> Tensor:
-        """log p_σ(x) in nats, `[*batch]`; −inf outside the support of a noise-free bounded target.
+    def log_prob(
+        self, x: Float[Tensor, "*#batch 2"], sigma: Float[Tensor, "*#batch"] | float = 0.0
+    ) -> Float[Tensor, "*batch"]:
+        """log p_σ(x) in nats; −inf outside the support of a noise-free bounded target.
 
         Args:
-            x: points, `[*batch, 2]`, in data units.
-            sigma: noise level in data units, of any shape that broadcasts against `[*batch]`.
+            x: points, in data units.
+            sigma: noise level in data units, of any shape that broadcasts against the batch.
         """
         shape, points, levels = self._rows(x, sigma)
         return self._log_prob(points, levels).reshape(shape).to(x.dtype)
 
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Tensor | float) -> Tensor:
-        """∇ₓ log p_σ(x), `[*batch, 2]`, in 1 / data units; arguments as in `log_prob`."""
+    def score(
+        self, x: Float[Tensor, "*#batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch 2"]:
+        """∇ₓ log p_σ(x) in 1 / data units; arguments as in `log_prob`."""
         shape, points, levels = self._rows(x, sigma)
         return self._score(points, levels).reshape(*shape, self.dim).to(x.dtype)
 
-    def _rows(self, x: Tensor, sigma: Tensor | float) -> tuple[torch.Size, Tensor, Tensor]:
+    def _rows(
+        self, x: Float[Tensor, "*#batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> tuple[torch.Size, Float64[Tensor, "n 2"], Float64[Tensor, "n"]]:
         """Broadcast points and levels against each other, flatten the batch, go to float64."""
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
         shape = torch.broadcast_shapes(x.shape[:-1], level.shape)  # type: ignore[no-untyped-call]
@@ -93,6 +104,22 @@ class Distribution(nn.Module, ABC):
         """A fixed sample of 4096 points: the same for every seed and run, so that what derives from it compares."""
         generator = keyed_generator(0, "typical points", device=self.mean.device)
         return self.sample(4096, generator=generator)
+
+    def noisy_points(self, sigma: float) -> Float[Tensor, "4096 2"]:
+        """A fixed sample of p_σ: the typical points with a fixed noise."""
+        points = self.typical_points.float()
+        generator = keyed_generator(0, "typical noise", device=points.device)
+        return points + sigma * torch.randn(points.shape, generator=generator, device=points.device)
+
+    def curvature(self, sigma: float) -> float:
+        r"""Largest curvature of −log p_σ at the noisy points, in 1 / data units².
+
+        The largest eigenvalue of $-\nabla s = I/\sigma^2 - \mathrm{Cov}[x \mid \tilde x]/\sigma^4$: never above 1/σ²,
+        and the reciprocal of the variance where p_σ is narrowest.
+        """
+        x = self.noisy_points(sigma)[:1024].double()  # one in a thousand is enough to meet what is narrow
+        rows = [torch.func.grad(lambda x, i=i: self.score(x, sigma)[:, i].sum())(x) for i in range(self.dim)]
+        return float(torch.linalg.eigvalsh(-torch.stack(rows, dim=1))[:, -1].max())
 
     @cached_property
     def diameter(self) -> float:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..arguments import Positive, strict
@@ -23,6 +24,8 @@ from .base import Distribution
 CELLS = ((-2, 0), (-1, 1))  # even and odd columns
 MARGIN = 2.0**-22  # of a cell: float32 rounds no point that keeps it onto an edge, where p may be 0
 SATURATED = 9.0  # Φ(9) = 1 in float64; beyond it the second derivative of log Φ overflows
+
+Stripes = Float64[Tensor, "n coordinate=2 parity=2 cell=2"]
 
 
 class Checkerboard(Distribution):
@@ -44,11 +47,11 @@ class Checkerboard(Distribution):
         shared = cell_size**2 / 4
         variance = (4 * cell_size) ** 2 / 12
         covariance = torch.tensor([[variance, shared], [shared, variance]], dtype=torch.float64)
-        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=cell_size)
+        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=cell_size, blur=0.0)
         self.cell_size = cell_size
         self._constant("edges", cell_size * torch.tensor(CELLS, dtype=torch.float64))
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """A cell, then a point in it."""
         device = self.edges.device
         parity = torch.randint(2, (n, 1), device=device, generator=generator)
@@ -56,12 +59,12 @@ class Checkerboard(Distribution):
         inside = torch.rand(n, 2, dtype=torch.float64, device=device, generator=generator)
         return (self.edges[parity, column] + self.cell_size * inside.clamp(MARGIN, 1 - MARGIN)).float()
 
-    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]
         smooth = torch.logsumexp(self._stripes(x, level)[0].logsumexp(-1).sum(1), dim=-1)
         return torch.where(sigma > 0, smooth, self._log_indicator(x)) - math.log(8 * self.cell_size**2)
 
-    def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]
         log_cells, slopes = self._stripes(x, level)
         cell_shares = torch.softmax(log_cells, dim=-1)
@@ -69,13 +72,13 @@ class Checkerboard(Distribution):
         score = (parity_shares * (cell_shares * slopes).sum(-1)).sum(-1)
         return torch.where(sigma[:, None] > 0, score, 0.0)
 
-    def _log_indicator(self, x: Tensor) -> Tensor:
+    def _log_indicator(self, x: Float64[Tensor, "n 2"]) -> Float64[Tensor, "n"]:
         column = (x / self.cell_size).floor()
         inside = ((column >= -2) & (column < 2)).all(-1) & (column.sum(-1).remainder(2) == 0)
         return torch.where(inside, 0.0, -torch.inf).to(x.dtype)
 
-    def _stripes(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """For coordinate, parity and cell, `[n, 2, 2, 2]`: log(Φ(upper) − Φ(lower)) and its derivative in x."""
+    def _stripes(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n 1"]) -> tuple[Stripes, Stripes]:
+        """log(Φ(upper) − Φ(lower)) and its derivative in x."""
         centred = x[..., None, None] - self.edges - self.cell_size / 2
         side = torch.where(centred > 0, -1.0, 1.0)  # reflect into the lower tail of Φ
         scale = sigma[..., None, None]
@@ -89,6 +92,6 @@ class Checkerboard(Distribution):
         return log_mass, side * slope
 
 
-def _log_ndtr(u: Tensor) -> Tensor:
+def _log_ndtr(u: Float64[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     """log Φ(u) for u ≤ `SATURATED`; torch's own has no rule for vmap."""
     return torch.log(0.5 * torch.special.erfcx(-u / math.sqrt(2))) - 0.5 * u.square()

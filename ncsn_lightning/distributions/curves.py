@@ -15,21 +15,26 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..arguments import Finite, NonNegative, Positive, strict
 from .mixture import GaussianMixture, isotropic
-from .quadrature import Function, graded_rule
+from .quadrature import Function, Rule, Values, graded_rule
 
 FAR = 50.0  # data units
 MAX_NODES = 200_000
+
+Pieces = Float64[Tensor, "pieces n 2"]
+Curve = Callable[[Values], Pieces]
+PlaneCurve = Callable[[Values], Float64[Tensor, "n 2"]]
 
 
 class NoisyCurve(GaussianMixture):
     """One or several congruent open curves with Gaussian noise; the named curves derive from it.
 
     Args:
-        curve: t `[n]` -> `[P, n, 2]`, P congruent and equally likely pieces, each analytic on [start, stop].
+        curve: congruent and equally likely pieces c(t), each analytic on [start, stop].
         start: lower end of the parameter.
         stop: upper end.
         noise: τ₀, data units.
@@ -40,7 +45,7 @@ class NoisyCurve(GaussianMixture):
     def __init__(
         self,
         *,
-        curve: Callable[[Tensor], Tensor],
+        curve: Curve,
         start: float,
         stop: float,
         noise: float,
@@ -58,7 +63,7 @@ class NoisyCurve(GaussianMixture):
         )
         self.curve, self.start, self.stop, self.noise, self.power = curve, start, stop, noise, power
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """A place on the curve itself, then noise."""
         device = self.means.device
         uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
@@ -68,10 +73,8 @@ class NoisyCurve(GaussianMixture):
         return (places[piece, torch.arange(n, device=device)] + self.noise * noise).float()
 
 
-def _nodes(
-    curve: Callable[[Tensor], Tensor], start: float, stop: float, noise: float, reach: Function | None
-) -> tuple[Tensor, Tensor]:
-    def width(t: Tensor) -> Tensor:
+def _nodes(curve: Curve, start: float, stop: float, noise: float, reach: Function | None) -> Rule:
+    def width(t: Values) -> Values:
         speed, curvature = _geometry(curve, t)
         return noise / (speed * (1 + curvature * (FAR if reach is None else reach(t))).sqrt())
 
@@ -82,7 +85,7 @@ def _nodes(
     return graded_rule(start, stop, width=width, rate=fastest * FAR / noise**2)
 
 
-def _geometry(curve: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
+def _geometry(curve: Curve, t: Values) -> tuple[Values, Values]:
     """Speed |c'| and curvature κ of the first piece at `t`, by differentiation."""
     velocity = _derivative(lambda t: curve(t)[0])
     first, second = velocity(t), _derivative(velocity)(t)
@@ -91,17 +94,17 @@ def _geometry(curve: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Ten
     return speed, cross.abs() / speed**3
 
 
-def _derivative(curve: Function) -> Function:
-    """t `[n]` -> c'(t) `[n, 2]`, in reverse mode: torch warns on the first use of its forward mode."""
+def _derivative(curve: PlaneCurve) -> PlaneCurve:
+    """c'(t), in reverse mode: torch warns on the first use of its forward mode."""
     first, second = (torch.func.grad(lambda t, i=i: curve(t)[..., i].sum()) for i in range(2))
     return lambda t: _pair(first(t), second(t))
 
 
-def _pair(first: Tensor, second: Tensor) -> Tensor:
+def _pair(first: Values, second: Values) -> Float64[Tensor, "n 2"]:
     return torch.stack([first, second], dim=-1)
 
 
-def _moons(t: Tensor, *, zoom: float, shift: float, offset: tuple[float, float]) -> Tensor:
+def _moons(t: Values, *, zoom: float, shift: float, offset: tuple[float, float]) -> Pieces:
     upper = _pair(t.cos(), t.sin())
     lower = _pair(offset[0] - t.cos(), offset[1] - t.sin())
     return zoom * torch.stack([upper, lower]) + torch.tensor([shift, 0.0], dtype=t.dtype, device=t.device)
@@ -135,7 +138,7 @@ class Moons(NoisyCurve):
         super().__init__(curve=curve, start=0.0, stop=math.pi, noise=noise * zoom)
 
 
-def _s_curve(t: Tensor, *, zoom: float) -> Tensor:
+def _s_curve(t: Values, *, zoom: float) -> Pieces:
     half = zoom * _pair(t.sin(), t.cos() - 1)
     return torch.stack([half, -half])
 
@@ -157,7 +160,7 @@ class SCurve(NoisyCurve):
         super().__init__(curve=partial(_s_curve, zoom=zoom), start=0.0, stop=angle, noise=noise * zoom)
 
 
-def _spiral(t: Tensor, *, zoom: float) -> Tensor:
+def _spiral(t: Values, *, zoom: float) -> Pieces:
     return zoom * (t[..., None] * _pair(t.cos(), t.sin())).unsqueeze(0)
 
 
@@ -185,12 +188,12 @@ class SwissRoll(NoisyCurve):
         super().__init__(curve=partial(_spiral, zoom=zoom), start=start, stop=stop, noise=noise)
 
 
-def _two_spirals(t: Tensor, *, zoom: float) -> Tensor:
+def _two_spirals(t: Values, *, zoom: float) -> Pieces:
     arm = zoom * t[..., None] * _pair(-t.cos(), t.sin())
     return torch.stack([arm, -arm])
 
 
-def _outer_half_turn(t: Tensor, *, stop: float, zoom: float) -> Tensor:
+def _outer_half_turn(t: Values, *, stop: float, zoom: float) -> Values:
     """Inside its last half turn a spiral is hidden behind the other one, at a distance of π · zoom."""
     return math.pi * zoom + FAR * torch.sigmoid((t - stop + 1.15 * math.pi) / 0.1)
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Annotated
 
 import torch
+from jaxtyping import Float64
 from pydantic import Field
 from torch import Tensor
 
@@ -158,7 +159,9 @@ class FractalTree(GaussianMixture):
         )
 
 
-def _tree(depth: int, length: float, angle: float, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+def _tree(
+    depth: int, length: float, angle: float, ratio: float
+) -> tuple[Float64[Tensor, "branches 2"], Float64[Tensor, "branches 2"], Float64[Tensor, "branches"]]:
     """Midpoints, directions and levels of the branches of a tree that starts upwards from the origin."""
     root, heading = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([math.pi / 2], dtype=torch.float64)
     midpoints, directions, levels = [], [], []

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from .base import Distribution
@@ -29,16 +30,19 @@ ENTRIES = 2**18  # 2 MiB of float64: stays in the caches
 ENTRIES_COMPILED = 2**24  # a compiled graph unrolls the loop over chunks, so there it has few of them
 NEGLIGIBLE = -100.0  # below it exp is nothing beside 1; left to underflow it is twice as slow
 
+Statistics = Float64[Tensor, "n FG"]
+"""F statistics of every row for each of G groups, flattened."""
+
 
 class GaussianMixture(Distribution):
     """A mixture of K Gaussians, isotropic or not; the named mixtures and the curves derive from it.
 
     Args:
-        means: `[K, 2]`, data units.
-        weights: `[K]`, positive; normalised here.
-        variances: `[K, 2]`, along and across the component's direction, data units squared. Zeros make point masses,
-            for which p_σ exists for σ > 0.
-        directions: `[K, 2]`, unit vectors; None for isotropic components.
+        means: data units.
+        weights: positive; normalised here.
+        variances: along and across the component's direction, data units squared. Zeros make point masses, for which
+            p_σ exists for σ > 0.
+        directions: unit vectors; None for isotropic components.
         scale: smallest length, data units.
     """
 
@@ -50,12 +54,19 @@ class GaussianMixture(Distribution):
     coefficients: Tensor
 
     def __init__(
-        self, means: Tensor, *, weights: Tensor, variances: Tensor, scale: float, directions: Tensor | None = None
+        self,
+        means: Float[Tensor, "K 2"],
+        *,
+        weights: Float[Tensor, "K"],
+        variances: Float[Tensor, "K 2"],
+        scale: float,
+        directions: Float[Tensor, "K 2"] | None = None,
     ) -> None:
         means, weights, variances = means.double(), weights.double() / weights.double().sum(), variances.double()
-        frame = torch.tensor([[1.0, 0.0]]).expand_as(means) if directions is None else directions.double()
+        frame = means.new_tensor([[1.0, 0.0]]).expand_as(means) if directions is None else directions.double()
         mean = weights @ means
-        super().__init__(mean=mean, covariance=_covariance(means - mean, weights, variances, frame), scale=scale)
+        covariance = _covariance(means - mean, weights, variances, frame)
+        super().__init__(mean=mean, covariance=covariance, scale=scale, blur=float(variances.min().sqrt()))
         groups, group = torch.unique(variances, dim=0, return_inverse=True)
         coefficients = _coefficients(means - mean, weights, None if directions is None else frame)
         member = torch.nn.functional.one_hot(group, groups.shape[0]).T  # [G, K]
@@ -67,7 +78,7 @@ class GaussianMixture(Distribution):
         self._constant("group_variances", groups)
         self._constant("coefficients", (coefficients[:, None] * member).flatten(0, 1))  # [F G, K]
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """A component by its weight, then a Gaussian draw."""
         device = self.means.device
         uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
@@ -77,10 +88,10 @@ class GaussianMixture(Distribution):
         offset = along[:, None] * direction + across[:, None] * _rotate(direction)
         return (self.means[component] + offset).float()
 
-    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
         return torch.cat([self._log_sum(chunk) for chunk in self._chunks(self._statistics(x - self.mean, sigma))])
 
-    def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
         x = (x - self.mean)[:, None]
         chunks = self._chunks(self._statistics(x[:, 0], sigma))
         moments = torch.cat([self._moments(statistics) for statistics in chunks])
@@ -92,34 +103,34 @@ class GaussianMixture(Distribution):
             gradient = gradient + (along - across)[..., None] * _quadratic_gradient(x, quadratic[:5])
         return gradient.sum(1)
 
-    def _log_sum(self, statistics: Tensor) -> Tensor:
+    def _log_sum(self, statistics: Statistics) -> Float64[Tensor, "n"]:
         largest, terms = self._terms(statistics)
         return largest[:, 0] + terms.sum(-1).log()
 
-    def _moments(self, statistics: Tensor) -> Tensor:
-        """C r for every row: the mean of each coefficient under the responsibilities, `[n, F G]`."""
+    def _moments(self, statistics: Statistics) -> Statistics:
+        """C r for every row: the mean of each coefficient under the responsibilities."""
         _, terms = self._terms(statistics)
         return (terms @ self.coefficients.T) / terms.sum(-1, keepdim=True)
 
-    def _terms(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """max_k ℓ_k, `[n, 1]`, and exp(ℓ_k − max), `[n, K]`; in place, for fresh memory costs as much as arithmetic."""
+    def _terms(self, statistics: Statistics) -> tuple[Float64[Tensor, "n 1"], Float64[Tensor, "n K"]]:
+        """max_k ℓ_k and exp(ℓ_k − max); in place, for fresh memory costs as much as arithmetic."""
         exponents = statistics @ self.coefficients
         largest = exponents.detach().amax(-1, keepdim=True)
         return largest, exponents.sub_(largest).clamp_min_(NEGLIGIBLE).exp_()
 
-    def _chunks(self, statistics: Tensor) -> tuple[Tensor, ...]:
+    def _chunks(self, statistics: Float64[Tensor, "n F G"]) -> tuple[Float64[Tensor, "_ FG"], ...]:
         """So many rows at once that the matrix of exponents stays small."""
         entries = ENTRIES_COMPILED if torch.compiler.is_compiling() else ENTRIES
         chunks = -(-statistics.shape[0] * self.means.shape[0] // entries)
         return statistics.flatten(1).chunk(max(1, chunks))
 
-    def _precisions(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """1/A and 1/B for every row and group, `[n, G]` each."""
+    def _precisions(self, sigma: Float64[Tensor, "n"]) -> tuple[Float64[Tensor, "n G"], Float64[Tensor, "n G"]]:
+        """1/A and 1/B for every row and group."""
         along, across = (self.group_variances + sigma.square()[:, None, None]).reciprocal().unbind(-1)
         return along, across
 
-    def _statistics(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """φ(x, σ): `[n, F, G]`, in the order of the rows of `_coefficients`."""
+    def _statistics(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n F G"]:
+        """φ(x, σ), in the order of the rows of `_coefficients`."""
         along, across = self._precisions(sigma)
         (first, second), square = x[:, :, None].unbind(1), x.square().sum(-1, keepdim=True)
         log_volume = 0.5 * (along.log() + across.log()) - math.log(2 * math.pi)
@@ -132,8 +143,10 @@ class GaussianMixture(Distribution):
         return torch.stack(statistics + constant, dim=1)
 
 
-def _coefficients(means: Tensor, weights: Tensor, directions: Tensor | None) -> Tensor:
-    """C for one group: `[F, K]`, first what multiplies a function of x; six more rows with a direction."""
+def _coefficients(
+    means: Float64[Tensor, "K 2"], weights: Float64[Tensor, "K"], directions: Float64[Tensor, "K 2"] | None
+) -> Float64[Tensor, "F K"]:
+    """C for one group, first what multiplies a function of x; six more rows with a direction."""
     first, second = means.unbind(-1)
     varying = [torch.ones_like(first), first, second]
     constant = [weights.log(), -0.5 * means.square().sum(-1)]
@@ -145,27 +158,32 @@ def _coefficients(means: Tensor, weights: Tensor, directions: Tensor | None) -> 
     return torch.stack(varying + constant)
 
 
-def _quadratic_gradient(x: Tensor, moments: list[Tensor]) -> Tensor:
+def _quadratic_gradient(x: Float64[Tensor, "n 1 2"], moments: list[Float64[Tensor, "n G"]]) -> Float64[Tensor, "n G 2"]:
     """Gradient of the five monomials of `_statistics`, contracted with their moments."""
     (first, second), (uu, uv, vv, u, v) = x.unbind(-1), moments
     return torch.stack([2 * uu * first + uv * second + u, uv * first + 2 * vv * second + v], dim=-1)
 
 
-def _covariance(centred: Tensor, weights: Tensor, variances: Tensor, directions: Tensor) -> Tensor:
+def _covariance(
+    centred: Float64[Tensor, "K 2"],
+    weights: Float64[Tensor, "K"],
+    variances: Float64[Tensor, "K 2"],
+    directions: Float64[Tensor, "K 2"],
+) -> Float64[Tensor, "2 2"]:
     frames = torch.stack([directions, _rotate(directions)], dim=1)  # [K, 2 (along, across), 2]
-    within = torch.einsum("k,kf,kfi,kfj->ij", weights, variances, frames.double(), frames.double())
+    within = torch.einsum("k,kf,kfi,kfj->ij", weights, variances, frames, frames)
     return within + torch.einsum("k,ki,kj->ij", weights, centred, centred)
 
 
-def _rotate(direction: Tensor) -> Tensor:
+def _rotate(direction: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
     """By 90 degrees, counterclockwise."""
     return torch.stack([-direction[..., 1], direction[..., 0]], dim=-1)
 
 
-def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Float64[Tensor, "n 2"]:
     return torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
 
 
-def isotropic(std: float, like: Tensor) -> Tensor:
-    """Variances `[K, 2]` of K equal isotropic components."""
+def isotropic(std: float, like: Float[Tensor, "K 2"]) -> Float64[Tensor, "K 2"]:
+    """Variances of equal isotropic components."""
     return torch.full_like(like, std**2, dtype=torch.float64)

@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from ..arguments import Count, Finite, Positive, strict
 from .mixture import GaussianMixture
-from .quadrature import PEAK_STEP, spaced_rule
+from .quadrature import PEAK_STEP, Values, spaced_rule
 
 CUT_OFF = 6.0  # |z₁|
 OFF_AXIS = 7.5  # tangential standard deviations within which every node resolves its neighbourhood
@@ -56,14 +55,17 @@ class Pinwheel(GaussianMixture):
     ) -> None:
         along = math.hypot(zoom * tangential_std, noise)
 
-        def density(z: Tensor) -> Tensor:
+        def density(z: Values) -> Values:
             """Nodes per unit of z₁: how fast the radial and the tangential residual of a nearby point change."""
             twist = abs(rate) * radial_std * torch.exp(1 + radial_std * z)
             radial = (zoom * radial_std + OFF_AXIS * along * twist) / noise
             tangential = zoom * (1 + radial_std * z) * twist / along
             return (1 + radial.square() + tangential.square()).sqrt() / PEAK_STEP
 
-        if arms * 2 * CUT_OFF * float(density(torch.tensor([-CUT_OFF, CUT_OFF])).max()) > MAX_NODES:
+        if (
+            arms * 2 * CUT_OFF * float(density(torch.tensor([-CUT_OFF, CUT_OFF], dtype=torch.float64)).max())
+            > MAX_NODES
+        ):
             raise ValueError(f"noise={noise:g} is too small for a pinwheel of this size and twist; choose a larger one")
         z, steps = spaced_rule(-CUT_OFF, CUT_OFF, density)
         radius = 1 + radial_std * z

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,15 +47,15 @@ class Points(GaussianMixture):
         self.bandwidth = width
 
     @property
-    def files(self) -> dict[str, Tensor]:
+    def files(self) -> dict[str, Float[Tensor, "n 2"]]:
         return {"path": self.means}
 
 
-def _values(points: Tensor) -> NDArray[np.float64]:
+def _values(points: Float[Tensor, "..."]) -> NDArray[np.float64]:
     return points.detach().to("cpu", torch.float64, copy=True).numpy()
 
 
-def _scott(points: Tensor, path: str) -> float:
+def _scott(points: Float[Tensor, "n 2"], path: str) -> float:
     spread = math.sqrt(float(points.var(dim=0, correction=0).mean()))
     if spread == 0:
         raise ValueError(f"path={path}: a single distinct point leaves no automatic bandwidth; give bandwidth a number")

@@ -18,9 +18,13 @@ import math
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
-Function = Callable[[Tensor], Tensor]
+Values = Float64[Tensor, "n"]
+Function = Callable[[Values], Values]
+Rule = tuple[Float64[Tensor, "nodes"], Float64[Tensor, "nodes"]]
+"""Nodes and weights."""
 
 PEAK_STEP = 1.1  # h: widths of a peak per step
 END_STEP = 0.5  # η: e-foldings of the distance from an end per step, relative error 5e-8
@@ -28,8 +32,8 @@ CUT = 3e-8  # share of the steepest integrand that lies between the last node an
 GRID = 2**16
 
 
-def spaced_rule(start: float, stop: float, density: Function) -> tuple[Tensor, Tensor]:
-    """Trapezoidal rule with `density(t)` nodes per unit of t: nodes and weights, `[K]` each.
+def spaced_rule(start: float, stop: float, density: Function) -> Rule:
+    """Trapezoidal rule with `density(t)` nodes per unit of t.
 
     Args:
         start: lower end of an interval at whose ends the integrand vanishes.
@@ -52,8 +56,8 @@ def spaced_rule(start: float, stop: float, density: Function) -> tuple[Tensor, T
     return nodes, s[-1] / count / density(nodes)
 
 
-def graded_rule(start: float, stop: float, *, width: Function, rate: float) -> tuple[Tensor, Tensor]:
-    """Nodes and weights, `[K]` each, for peaks along an interval with open ends.
+def graded_rule(start: float, stop: float, *, width: Function, rate: float) -> Rule:
+    """A rule for peaks along an interval with open ends.
 
     Args:
         start: lower end.
@@ -64,10 +68,10 @@ def graded_rule(start: float, stop: float, *, width: Function, rate: float) -> t
     length = stop - start
     reach = math.log(rate * length / CUT)
 
-    def point(v: Tensor) -> tuple[Tensor, Tensor]:  # v = ln((t − start) / (stop − t)) -> t and dt/dv
+    def point(v: Values) -> tuple[Values, Values]:  # v = ln((t − start) / (stop − t)) -> t and dt/dv
         return start + length * v.sigmoid(), length * v.sigmoid() * (-v).sigmoid()
 
-    def density(v: Tensor) -> Tensor:  # ds/dv
+    def density(v: Values) -> Values:  # ds/dv
         t, slope = point(v)
         return 1 / END_STEP + slope / (PEAK_STEP * width(t))
 

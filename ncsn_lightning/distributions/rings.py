@@ -16,6 +16,7 @@ import math
 from typing import Annotated
 
 import torch
+from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
@@ -29,19 +30,20 @@ class ConcentricCircles(Distribution):
     """Equally likely concentric circles with Gaussian noise; the named ones derive from it.
 
     Args:
-        radii: `[K]`, data units.
+        radii: data units.
         noise: data units.
     """
 
     radii: Tensor
 
-    def __init__(self, radii: Tensor, *, noise: float) -> None:
+    def __init__(self, radii: Float[Tensor, "circles"], *, noise: float) -> None:
         variance = noise**2 + float(radii.square().mean()) / 2
-        super().__init__(mean=torch.zeros(2), covariance=variance * torch.eye(2, dtype=torch.float64), scale=noise)
+        covariance = variance * torch.eye(2, dtype=torch.float64)
+        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=noise, blur=noise)
         self.noise = noise
         self._constant("radii", radii)
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """A circle, an angle, then noise."""
         device = self.radii.device
         radius = self.radii[torch.randint(len(self.radii), (n,), device=device, generator=generator)]
@@ -50,17 +52,19 @@ class ConcentricCircles(Distribution):
         place = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
         return (place + self.noise * noise).float()
 
-    def _log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
         return torch.logsumexp(self._exponents(x, sigma)[0], dim=-1) - math.log(len(self.radii))
 
-    def _score(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
         exponents, z, variance = self._exponents(x, sigma)
         z = z.clamp(min=1e-12)
         pull = self.radii.square() / variance * torch.special.i1e(z) / (z * torch.special.i0e(z))
         return x / variance * ((torch.softmax(exponents, dim=-1) * pull).sum(-1, keepdim=True) - 1)
 
-    def _exponents(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log p_R, z (both `[n, K]`) and τ² (`[n, 1]`)."""
+    def _exponents(
+        self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]
+    ) -> tuple[Float64[Tensor, "n circles"], Float64[Tensor, "n circles"], Float64[Tensor, "n 1"]]:
+        """log p_R, z and τ²."""
         variance = self.noise**2 + sigma.square()[:, None]
         radius = (x.square().sum(-1, keepdim=True) + TINY).sqrt()
         z = radius * self.radii / variance

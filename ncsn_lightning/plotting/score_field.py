@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..distributions.base import Distribution
-from .space import Limits, density_grid, limits, mass_levels, noisy_points, pixel_sigma, plane_figure, write_note
+from .space import Limits, density_grid, limits, mass_levels, pixel_sigma, plane_figure, write_note
 from .style import DENSITY_MAP, ERROR_MAP, PALE, Array, number, numpy, styled
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
@@ -92,7 +92,7 @@ def _field(target: Distribution, score: ScoreFunction, sigma: Tensor, frame: Lim
     where = density_grid(target, frame, resolution=ARROWS).x.reshape(-1, 2)
     with torch.no_grad():
         truth, model = (
-            [s(x, sigma) for x in (grid.x, where, noisy_points(target, level))] for s in (target.score, score)
+            [s(x, sigma) for x in (grid.x, where, target.noisy_points(level))] for s in (target.score, score)
         )
         seen = [values.double().cpu() >= floor for values in (grid.log_prob, target.log_prob(where, drawn))]
     error = level * torch.linalg.vector_norm((model[0] - truth[0]).double(), dim=-1).cpu()

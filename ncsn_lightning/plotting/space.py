@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..distributions.base import Distribution
-from ..randomness import keyed_generator
 from .style import BLUE, GREY, WIDTH, Array, new_figure, numpy
 
 CONTOURS = "lines: 50, 90, 99 % of the mass"
@@ -45,16 +44,9 @@ class DensityGrid(NamedTuple):
     log_prob: Tensor
 
 
-def noisy_points(target: Distribution, sigma: float) -> Tensor:
-    """Draws of p_σ, `[4096, 2]` float32: the target's typical points with a fixed noise."""
-    points = target.typical_points.float()
-    generator = keyed_generator(0, "typical noise", device=points.device)
-    return points + sigma * torch.randn(points.shape, generator=generator, device=points.device)
-
-
 def limits(target: Distribution, sigma: float = 0.0) -> Limits:
     """The frame that holds 99.8 % of p_σ along either axis, padded by 10 %, and no flatter or steeper than 5 : 3."""
-    ends = numpy(torch.quantile(noisy_points(target, sigma).cpu(), torch.tensor([0.001, 0.999]), dim=0))
+    ends = numpy(torch.quantile(target.noisy_points(sigma).cpu(), torch.tensor([0.001, 0.999]), dim=0))
     centre, side = ends.mean(axis=0), 1.2 * (ends[1] - ends[0])
     half = np.maximum(side, max(0.6 * float(side.max()), 1e-6)) / 2
     (left, bottom), (right, top) = centre - half, centre + half
@@ -84,7 +76,7 @@ def density_grid(target: Distribution, frame: Limits, *, sigma: float = 0.0, res
 def mass_levels(target: Distribution, sigma: float, masses: tuple[float, ...]) -> list[float]:
     """Values of log p_σ whose super-level sets hold the given shares of p_σ (its highest-density regions)."""
     with torch.no_grad():
-        log_prob = target.log_prob(noisy_points(target, sigma), sigma).double().cpu()
+        log_prob = target.log_prob(target.noisy_points(sigma), sigma).double().cpu()
     quantiles = torch.quantile(log_prob, 1 - torch.tensor(masses, dtype=torch.float64))
     return [float(value) for value in quantiles]
 

@@ -94,13 +94,12 @@ class Answer:
         return [c.configuration for c in self.comparisons if not c.told and c.configuration is not self.best]
 
     def __str__(self) -> str:
-        n, error = len(self.best.values), self.best.standard_error
-        spread = f" ± {error:.2g} (standard error, {n} seeds)" if n > 1 else " (one seed)"
-        total = len(self.comparisons) + len(self.unmeasured)
-        return (
-            f"best of {total}: {self.best.label}\n"
-            f"{self.metric} {self.best.mean:.4g}{spread}; {len(self.ties)} others cannot be told from it"
-        )
+        n, total = len(self.best.values), len(self.comparisons) + len(self.unmeasured)
+        head = f"best of {total}: {self.best.label}\n{self.metric} {self.best.mean:.4g}"
+        if n < 2:
+            return f"{head} (one seed, which tells nothing apart)"
+        ties = f"{len(self.ties)} {'other' if len(self.ties) == 1 else 'others'} cannot be told from it"
+        return f"{head} ± {self.best.standard_error:.2g} (standard error, {n} seeds); {ties}"
 
 
 def answer(sweep: Sweep, metric: str = METRIC) -> Answer | None:

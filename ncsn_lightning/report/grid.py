@@ -33,9 +33,9 @@ def variance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
         in a cell, `left_out`, the values that it does without, by their keys, and the effects as `linear` and, where
         all values are positive, `log`.
     """
-    if not is_grid(sweep):
-        return None
     factors = [key for key in sweep.factors if key != SEED]
+    if not factors or not is_grid(sweep):
+        return None
     levels = _levels(sweep.jobs, factors)
     cells = _cells(sweep.jobs, levels, metric)
     kept, seeds = _largest_part(cells)

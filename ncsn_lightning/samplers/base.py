@@ -52,8 +52,16 @@ class Sampler(ABC):
     def check(self, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027  (most samplers fit every ladder)
         """Raise ValueError where this sampler cannot walk this ladder."""
 
+    def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027
+        """Raise ValueError where, besides, chains of this sampler cannot stay on this target."""
+
     def start(
-        self, n: int, target: Distribution, sigma_max: Tensor | float, *, generator: torch.Generator | None = None
+        self,
+        n: int,
+        target: Distribution,
+        sigma_max: Float[Tensor, ""] | float,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n 2"]:
         """Draw `n` points of the prior, float32, on the target's device."""
         mean, device = target.mean.float(), target.mean.device

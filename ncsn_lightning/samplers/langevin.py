@@ -2,8 +2,9 @@ r"""Langevin dynamics, unadjusted, in one convention everywhere:
 
 $$x \leftarrow x + \alpha\, s(x, \sigma) + \sqrt{2\alpha}\, z$$
 
-(Song & Ermon's Algorithm 1 writes α/2 for this α.) On N(0, v) its stationary variance is $v / (1 - \alpha / 2v)$, so
-the step relative to the level, $a = \alpha/\sigma^2$, must stay below 2.
+(Song & Ermon's Algorithm 1 writes α/2 for this α.) On N(0, v) its stationary variance is $v / (1 - \alpha / 2v)$, so α
+must stay below 2v, twice the variance where p_σ is narrowest. That is at least σ²: the step relative to the level,
+$a = \alpha/\sigma^2$, is safe below 2 on every target.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..arguments import Count, Positive, strict
+from ..distributions import Distribution
 from ..scores import Score
 from .base import Prior, Sampler
 
@@ -24,8 +26,14 @@ StableRatio = Annotated[float, Field(gt=0, lt=2)]
 
 
 def _langevin_steps(
-    score: Score, x: Tensor, sigma: Tensor, *, alpha: float, count: int, generator: torch.Generator | None
-) -> Tensor:
+    score: Score,
+    x: Float[Tensor, "n 2"],
+    sigma: Float[Tensor, ""],
+    *,
+    alpha: float,
+    count: int,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "n 2"]:
     """`count` steps of size `alpha` at one level, in place."""
     noise = torch.empty_like(x)
     for _ in range(count):
@@ -117,6 +125,15 @@ class Langevin(Sampler):
         super().__init__(prior=prior, denoise=denoise)
         self.step = step
         self.steps_per_level = steps_per_level
+
+    def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:
+        sigma = float(sigmas[-1])
+        curvature = target.curvature(sigma)
+        if self.step * curvature >= 2:
+            raise ValueError(
+                f"step={self.step:g} makes the chain unstable: at σ={sigma:g} the target's smallest variance is "
+                f"{1 / curvature:.3g}, and the step must be below twice that; keep step below {2 / curvature:.3g}"
+            )
 
     def level(
         self,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import FULL, log_files, log_traceback, one_line
+from ..errors import FULL, log_error, log_files, one_line
 from ..results import read_summary, write_summary
 from . import stopping
 from .folder import read_plan
@@ -101,9 +101,12 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
 
 
 def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) -> float:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     from .. import jobs
     from ..callbacks import LeaseGuard
 
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves to be complained of
     guards = [LeaseGuard(lease.successor)] if lease else []
     return jobs.go_on(config, overrides=overrides, in_sweep=True, callbacks=guards)
 
@@ -129,7 +132,9 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
     except BaseException as error:
         if lease.is_lost():
             raise JobFailed(one_line(error)) from error
-        log_traceback()
+        log_error()
+        if isinstance(error, SystemExit):  # submitit has requeued this job
+            raise
         stopped = isinstance(error, stopping.Stopped | KeyboardInterrupt)
         summary = read_summary(folder) or _write(
             folder,
@@ -143,6 +148,7 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
             config_hash=folder.name,
         )
         if stopped or summary["status"] == "preempted":
+            stopping.note()
             raise stopping.Stopped from error
         reason = _reason(error, folder)
         if batch():  # whose log nobody else writes

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from ..configuration import can_change_result
 from ..files import replacing
 from ..results import revision, versions
 from .folder import read_plan
+from .lease import take
 from .planning import OF_THE_SWEEP, Planned, Planner
 
 log = logging.getLogger(__name__)
@@ -32,9 +36,28 @@ def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question:
     Raises:
         NoSweepError: there is a damaged `sweep.json`.
     """
-    old: dict[str, Any] = read_plan(folder) if (folder / "sweep.json").exists() else {}
-    origin = {"revision": revision(), "versions": versions()}
-    _warn_of_a_mixture(folder, old, origin)
+    with _alone(folder):
+        path = folder / "sweep.json"
+        old: dict[str, Any] = read_plan(folder) if path.exists() else {}
+        plan = _joined(old, jobs, planner, command)
+        plan = {"name": folder.name, "question": question or old.get("question"), **plan}
+        if plan != old:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
+    _warn_of_a_mixture(folder, old, plan)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other commands from joining their jobs at the same moment, of which some would be lost."""
+    while not (lease := take(folder / ".plan")):
+        time.sleep(0.05)
+    with lease:
+        yield
+
+
+def _joined(old: dict[str, Any], jobs: list[Planned], planner: Planner, command: str) -> dict[str, Any]:
+    """An old plan, or none, and the jobs of a command."""
     lines = {name: _by_key([*job["fixed"], *_texts(job["overrides"])]) for name, job in old.get("jobs", {}).items()}
     lines |= {job.hash: _by_key(job.line) for job in jobs}
     factors = _factors(lines, [*old.get("factors", {}), *(key for job in jobs for key in job.swept)])
@@ -45,21 +68,18 @@ def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question:
     commands = [] if len(lines) == len(jobs) else [text for text in old["command"].split("; ") if text != command]
     parted = {name: _parted(line, factors) for name, line in lines.items()}
     values = {key: dict.fromkeys(job["overrides"].get(key) for job in parted.values()) for key in factors}
-    plan = {
-        "name": folder.name,
-        "question": question or old.get("question"),
+    return {
         "command": "; ".join([*commands, command]),
         "factors": {key: [value for value in found if value is not None] for key, found in values.items()},
         "jobs": parted,
-        **origin,
+        "revision": revision(),
+        "versions": versions(),
     }
-    with replacing(folder / "sweep.json") as path:
-        path.write_text(json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
 
 
-def _warn_of_a_mixture(folder: Path, old: dict[str, Any], origin: dict[str, Any]) -> None:
-    for what, now in origin.items():
-        if old and old[what] != now:
+def _warn_of_a_mixture(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for what in ("revision", "versions"):
+        if old and old[what] != new[what]:
             log.warning("%s: begun with another %s; what is finished stays, and the report names both", folder, what)
 
 

@@ -1,8 +1,8 @@
 """How a sweep is stopped: SIGTERM or Ctrl-C saves what is being trained, and starts nothing more.
 
-While a job trains, Lightning and the job's own callbacks answer the signal at the end of a block of steps; the handler
-here only notes it. At any other time nothing would be lost, and it raises `Stopped` at once. Where the jobs train in
-child processes (joblib), the sweep tells them, and waits until they have saved.
+While a job trains, `ncsn_lightning.preemption` listens, and answers at the end of a block of steps. At any other time
+nothing would be lost, and the handler here raises `Stopped` at once. Where the jobs train in child processes (joblib),
+the sweep tells them, and waits until they have saved.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ class Stopped(BaseException):
 class _Signals:
     """What this process was asked, and how it answers."""
 
-    asked = False
-    patient = False
+    active = asked = patient = interrupted = False
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, True
-        in_training = signal.getsignal(signal.SIGTERM) != self.terminate  # but Lightning's, which called this one
-        if not (self.patient or in_training or again):  # a second one must not disturb what the first one set off
+        if not (self.patient or again):  # a second one must not disturb what the first one set off
             raise Stopped
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The first Ctrl-C asks as SIGTERM does; a second one does not wait."""
-        if self.asked:
+        """The first Ctrl-C asks as SIGTERM does, whoever listens to that; a second one does not wait."""
+        again, self.interrupted = self.interrupted, True
+        if again:
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGTERM)
 
 
 _signals = _Signals()
+_told: set[int] = set()
 
 
 @contextmanager
@@ -51,10 +51,10 @@ def listening(*, patient: bool = False) -> Iterator[None]:
     Args:
         patient: only note a signal, for the training goes on in other processes, which are told too.
     """
-    if signal.getsignal(signal.SIGTERM) == _signals.terminate:
+    if _signals.active:
         yield
         return
-    _signals.patient = patient
+    _signals.active, _signals.patient, _signals.interrupted = True, patient, False
     _signals.asked = _signals.asked and in_child()  # a child that was asked starts no further job
     answers: dict[int, Any] = {
         signal.SIGTERM: _signals.terminate,
@@ -64,8 +64,12 @@ def listening(*, patient: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, answer in before.items():
-            signal.signal(number, answer)
+        _signals.active = False
+        if in_child():
+            _signals.patient = True  # between two jobs a signal is noted for the next one
+        else:
+            for number, answer in before.items():
+                signal.signal(number, answer)
 
 
 def asked() -> bool:
@@ -90,11 +94,18 @@ def is_orphan() -> bool:
     return parent is not None and os.getppid() != parent.pid
 
 
+def note() -> None:
+    """Count as asked, as somebody was who listened in this one's place."""
+    _signals.asked = True
+
+
 def tell(holders: list[Holder]) -> None:
     """Ask those of these that are children of this process to stop; where none is left, this process need not wait."""
     children = [one for one in holders if one.is_here() and one.parent == os.getpid()]
     for child in children:
-        os.kill(child.pid, signal.SIGTERM)
+        if child.pid not in _told:
+            _told.add(child.pid)
+            os.kill(child.pid, signal.SIGTERM)
     if _signals.patient and not children:
         _signals.patient = _signals.asked = False
         os.kill(os.getpid(), signal.SIGTERM)

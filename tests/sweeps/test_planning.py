@@ -18,7 +18,7 @@ from ncsn_lightning.sweeps.planning import Planner
 from ncsn_lightning.sweeps.record import write_plan
 from ncsn_lightning.sweeps.running import _check
 
-SWEEPS = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "search")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_sweep_is_noted_whole(planner, tmp_path):
     assert plan["factors"] == {"seed": ["0", "1"]}
     assert [job["overrides"] for job in plan["jobs"].values()] == [{"seed": "0"}, {"seed": "1"}]
     assert all(job["fixed"] == ["schedule=karras"] for job in plan["jobs"].values())
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".plan", "sweep.json"]
 
 
 def test_values_added_later_join_the_sweep(planner, tmp_path):

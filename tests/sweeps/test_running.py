@@ -63,7 +63,8 @@ def test_the_same_command_resumes_without_torch_and_added_values_alone_are_run(c
     assert command("train", "-m", *TINY, "sweep_name=s", "schedule=karras,linear", "seed=0,1") == []
     lines = capsys.readouterr().out.splitlines()
     assert sum("finished, score error" in line for line in lines) == 4
-    assert lines[-4].split() == ["schedule=karras", "seed=0", "finished", f"outputs/sweeps/s/{first(sweep)}"]
+    assert lines[-1] == f"report: {sweep}/report.html"
+    assert lines[-5].split() == ["schedule=karras", "seed=0", "finished", f"outputs/sweeps/s/{first(sweep)}"]
     summaries = {path: path.read_text() for path in sweep.glob("*/summary.json")}
     for path, summary in summaries.items():
         assert json.loads(summary)["config_hash"] == path.parent.name
@@ -108,7 +109,7 @@ def test_every_end_has_its_last_word_and_stops_no_other_job(command, sweep, monk
         "0.001 0": "finished",
         "0.001 1": "failed",
     }
-    table = capsys.readouterr().out.splitlines()[-4:]
+    table = capsys.readouterr().out.splitlines()[-5:-1]
     assert "Diverged: diverged by step 50: loss" in table[0]
     assert "KeyError: 'lost'" in table[1]
     for job in read_sweep(sweep).jobs:

@@ -63,7 +63,7 @@ function curvePlot(section, points, { x, y, height = 380, marks = [], log = true
 			Charts.ruleX(points.filter((point) => point.high > point.low), { x: "x", y1: "low", y2: "high", stroke: "color", strokeOpacity: count > FEW ? 0.15 : 0.4 }),
 			Charts.line(points, { x: "x", y: "y", z: "name", stroke: "color", strokeOpacity: opacity, strokeWidth: (point) => (point.name === first ? 3 : count > FEW ? 1 : 1.6), ariaLabel: "name" }),
 			dots ? Charts.dot(points, { x: "x", y: "y", fill: "color", r: count > FEW ? 1 : 2.5, fillOpacity: opacity }) : null,
-			Charts.tip(points, Charts.pointer({ x: "x", y: "y", title: tip, fontSize: 12, lineWidth: 30 })),
+			Charts.tip(points, Charts.pointer({ x: "x", y: "y", title: tip, fontSize: 12, lineHeight: 1.35, lineWidth: 30 })),
 		],
 	}, true);
 }
@@ -197,7 +197,7 @@ function parameter(key, rows, log, domain, width) {
 			Charts.ruleX(points.filter((point) => point.high > point.low && (!log || point.low > 0)), { x: "x", y1: "low", y2: "high", stroke: "var(--ink)", strokeOpacity: 0.45 }),
 			Charts.dot(points, { x: "x", y: "y", r: points.length > 100 ? 2 : 3, fill: "var(--ink)", fillOpacity: 0.6 }),
 			Charts.ruleY(boxes, { x1: (box) => box.x - 0.3, x2: (box) => box.x + 0.3, y: "median", stroke: "var(--accent)", strokeWidth: 3 }),
-			Charts.tip(points, Charts.pointer({ x: "x", y: "y", title: (point) => `${point.name}\n${number(point.y)}${point.high > point.low ? `\n${number(point.low)} … ${number(point.high)}` : ""}`, fontSize: 12, lineWidth: 30 })),
+			Charts.tip(points, Charts.pointer({ x: "x", y: "y", title: (point) => `${point.name}\n${number(point.y)}${point.high > point.low ? `\n${number(point.low)} … ${number(point.high)}` : ""}`, fontSize: 12, lineHeight: 1.35, lineWidth: 30 })),
 		],
 	});
 	plot.setAttribute("role", "img");

@@ -1,0 +1,88 @@
+"""Where Hydra looks for launchers: the jobs of a sweep as one array of Slurm.
+
+Hydra imports this file at every start, for `--help` too, so it imports nothing slow.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+log = logging.getLogger("ncsn_lightning.slurm")
+
+GRACE = 60.0
+"""Seconds that cancelled jobs have to save themselves."""
+
+
+class JobsDied(RuntimeError):  # noqa: N818  (it names what happened)
+    """Slurm ended jobs before they could say how; the message names them and their logs."""
+
+
+with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask for this launcher
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher  # type: ignore[import-untyped]
+
+    class ArrayLauncher(SlurmLauncher):  # type: ignore[misc]
+        """Submitit's launcher, which leaves at the first job that dies; this one waits until all have ended.
+
+        Whoever stops the waiting stops the jobs, which save themselves.
+        """
+
+        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            jobs = self._submit(job_overrides, initial_job_idx)
+            number = jobs[0].job_id.partition("_")[0]
+            log.info("submitted as job %s of Slurm; what the jobs print is in %s", number, jobs[0].paths.folder.parent)
+            try:
+                returns = [_result(job) for job in jobs]
+            except BaseException:
+                _stop(number, jobs)
+                raise
+            if died := [job for job, returned in zip(jobs, returns, strict=True) if returned is None]:
+                raise JobsDied("; ".join(f"job {job.job_id} of Slurm, {job.state}: {job.paths.stderr}" for job in died))
+            return [returned for returned in returns if returned is not None]
+
+        def _submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
+            import submitit
+
+            options = dict(self.params)
+            folder, turns = options.pop("submitit_folder"), options.pop("max_num_timeout")
+            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=turns)
+            shared = OmegaConf.structured(BaseQueueConf)
+            named = {key if key in shared else f"slurm_{key}": value for key, value in options.items()}
+            executor.update_parameters(**named)
+            tasks = [
+                (list(line), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
+                for number, line in enumerate(job_overrides, first)
+            ]
+            jobs: list[Any] = executor.map_array(self, *zip(*tasks, strict=True))
+            return jobs
+
+
+def _result(job: Any) -> JobReturn | None:
+    """What a job returned, once it has ended; None where it died before it could."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        returned: JobReturn = job.results()[0]
+    except (FailedJobError, UncompletedJobError):
+        return None
+    return returned
+
+
+def _stop(number: str, jobs: list[Any]) -> None:
+    """Cancel the jobs, and give them time."""
+    subprocess.run(["scancel", number], check=False)
+    deadline, watcher = time.monotonic() + GRACE, jobs[0].watcher
+    while time.monotonic() < deadline:
+        watcher.update()
+        if all(watcher.is_done(job.job_id, mode="cache") for job in jobs):
+            return
+        time.sleep(1)

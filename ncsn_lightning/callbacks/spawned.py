@@ -1,0 +1,18 @@
+"""What a rank that was a spawned process (`ddp_spawn`) died of: its parent is left with a traceback, as text."""
+
+from __future__ import annotations
+
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from .divergence import Diverged
+from .preemption import Preempted
+
+KINDS = (Diverged, Preempted)
+
+
+def original(error: BaseException) -> BaseException:
+    """The `Diverged` or `Preempted` that a rank ended with, where `error` is its parent's; else `error` itself."""
+    if not isinstance(error, ProcessRaisedException):
+        return error
+    name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    return next((kind(message) for kind in KINDS if name == f"{kind.__module__}.{kind.__name__}"), error)
