@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test test-cluster check figures same benchmark benchmark-sweeps torture clean
+.PHONY: setup train test test-cluster check figures results same benchmark benchmark-sweeps torture clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,9 @@ figures: $(STAMP)  ## draw the pictures that README and docs show
 
 same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same weights, bit for bit
 	$(BIN)/python scripts/same.py $(REF)
+
+results: $(STAMP)  ## run the sweeps of docs/results.md, or what is left of them, and write its tables and pictures
+	$(BIN)/python scripts/results.py $(ARGS)
 
 benchmark: $(STAMP)  ## time training and sampling against the primer's loops
 	$(BIN)/python scripts/benchmark.py $(ARGS)

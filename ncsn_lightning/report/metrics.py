@@ -26,6 +26,14 @@ def measured(job: Job, metric: str) -> float:
     return float(value) if _is_number(value) and math.isfinite(value) else math.nan
 
 
+def plus_minus(mean: float, error: float) -> str:
+    """`0.01234 ± 0.00042`, both to the second digit of the error; three digits of the mean where there is no error."""
+    if not error > 0:
+        return f"{mean:.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+
+
 def names(jobs: Iterable[Job]) -> list[str]:
     """The metrics of which any job has a number, the one that judges first."""
     found = dict.fromkeys(name for job in jobs for name in scalars(job))

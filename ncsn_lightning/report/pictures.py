@@ -101,14 +101,21 @@ def _targets(jobs: Sequence[Job]) -> list[Target]:
     """Jobs on the same target have the same draws of it in their `samples.npz`."""
     found: dict[bytes, Target] = {}
     for index, job in enumerate(jobs):
-        try:
-            with np.load(job.folder / "samples.npz") as file:
-                truth, samples = file["truth"], file["x"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none yet, or of another program
+        if (draws := read_draws(job)) is None:
             continue
+        truth, samples = draws
         name = hashlib.blake2b(truth.tobytes()).digest()
         found.setdefault(name, Target(truth.astype(np.float64))).samples[index] = samples
     return list(found.values())
+
+
+def read_draws(job: Job) -> tuple[Array, Array] | None:
+    """Draws of a job's target and of its network, `[n, 2]` each, data units; None where it left none."""
+    try:
+        with np.load(job.folder / "samples.npz") as file:
+            return file["truth"], file["x"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none yet, or of another program
+        return None
 
 
 def _png(darkness: Array) -> str:
