@@ -56,14 +56,14 @@ RESULTS = {
 }
 
 
-def run(name: str, root: str, overrides: list[str]) -> Sweep:
+def run(name: str, *, root: str, launcher: str, overrides: list[str]) -> Sweep:
     """Run what is left of a sweep, and read it.
 
     Raises:
         SystemExit: not all of it finished.
     """
     folder = Path(root) / "sweeps" / name
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", f"sweep={name}", "hydra/launcher=joblib"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", f"sweep={name}", f"hydra/launcher={launcher}"]
     place = [] if root == "outputs" else [f"paths.root={root}"]
     done = subprocess.run([*command, "logger=csv", *place, *overrides], check=False)
     if done.returncode:
@@ -146,10 +146,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=RESULTS, help="one sweep alone")
     parser.add_argument("--root", default="outputs", help="where the sweeps lie (default: outputs)")
+    parser.add_argument("--launcher", default="joblib", help="what runs their jobs (default: joblib)")
     parser.add_argument("--page", type=Path, default=PAGE, help="default: docs/results.md")
     arguments, overrides = parser.parse_known_args()
     for name in [arguments.only] if arguments.only else RESULTS:
-        sweep = run(name, arguments.root, overrides)
+        sweep = run(name, root=arguments.root, launcher=arguments.launcher, overrides=overrides)
         picture = arguments.page.parent / "images" / f"result_{name}.png"
         save(RESULTS[name].draw(sweep), picture)
         content = section(sweep, RESULTS[name], f"images/{picture.name}")
