@@ -89,7 +89,11 @@ class Conductor:
             died.update(name for name in begun if self.read(name).state == "interrupted")
             log.warning("a process of the sweep was killed: %s", one_line(error).partition(". ")[0])
             return {name for name in begun if self.read(name).summary or died[name] == TRIES}
-        return {name for name, answer in zip(names, returns, strict=True) if not _elsewhere(answer)}
+        answers = dict(zip(names, returns, strict=True))
+        for name, answer in answers.items():
+            if answer.status == JobStatus.FAILED and not self.read(name).summary:  # before it could say so itself
+                log.error("%s: %s", self.folder / name, one_line(answer._return_value))
+        return {name for name, answer in answers.items() if not _elsewhere(answer)}
 
     def _begun(self, name: str) -> int:
         """How often a job was begun, by anyone."""
