@@ -86,8 +86,8 @@ def config_hash(config: dict[str, Any]) -> str:
     and spreadsheets take `9066e21528` for a number.
     """
     text = json.dumps(_results_only(config, ""), sort_keys=True, default=str)
-    first, *rest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return "".join([dict(zip("0123456789", "ghijklmnop", strict=True)).get(first, first), *rest])
+    digits = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return digits[0].translate(str.maketrans("0123456789", "ghijklmnop")) + digits[1:]
 
 
 def can_change_result(key: str) -> bool:
