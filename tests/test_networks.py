@@ -151,6 +151,23 @@ def test_energy_can_be_trained_and_sampled_without_gradients(generator):
         torch.testing.assert_close(score(x, 0.3), -x / (0.09 + 0.49))
 
 
+@pytest.mark.usefixtures("compilable")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
+@pytest.mark.parametrize("kind", SCORES)
+def test_the_compiler_traces_a_gradient_in_one_graph(kind, generator):
+    """As `compile=true` does; the energy's score is a gradient already. Tracing alone: code takes a minute to make."""
+    score = trained_looking(build(kind, film()))
+    parameters = [parameter for parameter in score.parameters() if parameter.requires_grad]
+
+    def gradient(x, sigma):
+        return torch.autograd.grad(score(x, sigma).square().mean(), parameters, allow_unused=True)
+
+    x, sigma = torch.randn(4, 3, 2, generator=generator), torch.rand(4, 1, generator=generator) + 0.1
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")(x, sigma)
+    torch.testing.assert_close(compiled, gradient(x, sigma), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("network", [mlp, film])
 @pytest.mark.parametrize("kind", SCORES)
 def test_stacked_members_equal_single_ones(kind, network, generator):
