@@ -162,6 +162,18 @@ def test_a_job_that_another_process_trains_is_left_to_it(command, sweep, capsys)
     assert holder(job).number == 3
 
 
+def test_two_copies_share_the_jobs_and_train_none_twice(sweep, tmp_path):
+    copies = [start("seed=range(6)", "trainer.max_steps=300", cwd=tmp_path) for _ in range(2)]
+    for copy in copies:
+        code, output, errors = end(copy)
+        assert (code, errors) == (0, [])
+        assert sum(" finished  " in line for line in output) == 6  # each knows of all
+    assert set(states(sweep).values()) == {"finished"}
+    held = [holder(job.folder) for job in read_sweep(sweep).jobs]
+    assert {one.number for one in held} == {1}
+    assert {one.pid for one in held} == {copy.pid for copy in copies}
+
+
 def test_ctrl_c_stops_cleanly_and_a_broken_summary_counts_as_none(sweep, tmp_path):
     process = start("seed=0,1", *LONG, cwd=tmp_path)
     wait_for(lambda: checkpoints(sweep), process)
