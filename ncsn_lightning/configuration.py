@@ -80,12 +80,14 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that name everything in a plain configuration that can change the result.
+    """Ten letters and digits that name everything in a plain configuration that can change the result.
 
-    Automatic values count as `auto`: they follow from the target, which counts.
+    Automatic values count as `auto`: they follow from the target, which counts. The first is always a letter, for Hydra
+    and spreadsheets take `9066e21528` for a number.
     """
     text = json.dumps(_results_only(config, ""), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    digits = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return digits[0].translate(str.maketrans("0123456789", "ghijklmnop")) + digits[1:]
 
 
 def can_change_result(key: str) -> bool:

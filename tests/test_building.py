@@ -305,5 +305,11 @@ def test_a_hash_names_what_can_change_the_result(configure):
     assert len({usual, name("seed=1"), name("optimizer.lr=0.1"), name("schedule.sigma_max=3")}) == 4
 
 
+def test_a_hash_is_never_taken_for_a_number():
+    names = [config_hash({"trainer": {}, "seed": seed}) for seed in range(1000)]
+    assert all(re.fullmatch("[a-p][0-9a-f]{9}", name) for name in names)
+    assert len(set(names)) == 1000
+
+
 def test_conf_is_the_repositorys():
     assert Path(__file__).parents[1] / "conf" == CONF

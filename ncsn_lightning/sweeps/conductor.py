@@ -64,17 +64,15 @@ class Conductor:
             Stopped: someone stops the sweep.
         """
         for name in names:
-            if self.read(name).state in ENDED:  # failed in an earlier command
-                (self.folder / name / "summary.json").unlink()
+            if self.read(name).state in ENDED[1:]:  # in an earlier command
+                (self.folder / name / "summary.json").unlink(missing_ok=True)
         names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
         died: Counter[str] = Counter()
-        while names:
-            stopping.check()
+        while names := [name for name in names if self.read(name).state not in ENDED]:
             free = [name for name in names if self.read(name).state != "running"]
             settled = self._launch(free, died) if free else set()
             stopping.check()
-            names = [name for name in names if name not in settled and self.read(name).state not in ENDED]
-            if names:
+            if names := [name for name in names if name not in settled]:
                 time.sleep(1)
 
     def _launch(self, names: list[str], died: Counter[str]) -> set[str]:
@@ -87,9 +85,13 @@ class Conductor:
             if not begun:
                 raise
             died.update(name for name in begun if self.read(name).state == "interrupted")
-            log.warning("a process of the sweep was killed: %s", one_line(error).partition(". ")[0])
+            log.warning("the launcher gave up (%s); what is left is launched anew", one_line(error).partition(". ")[0])
             return {name for name in begun if self.read(name).summary or died[name] == TRIES}
-        return {name for name, answer in zip(names, returns, strict=True) if not _elsewhere(answer)}
+        answers = dict(zip(names, returns, strict=True))
+        for name, answer in answers.items():
+            if answer.status == JobStatus.FAILED and not self.read(name).summary:  # before it could say so itself
+                log.error("%s: %s", self.folder / name, one_line(answer._return_value))
+        return {name for name, answer in answers.items() if not _elsewhere(answer)}
 
     def _begun(self, name: str) -> int:
         """How often a job was begun, by anyone."""

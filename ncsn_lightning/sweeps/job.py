@@ -33,6 +33,10 @@ class JobFailed(RuntimeError):  # noqa: N818  (it names the status of a job)
     """The job's summary says failed, diverged or preempted; the message is its one line."""
 
 
+class TakenOver(Exception):  # noqa: N818  (it names what happened)
+    """Another process has the job now, and the last word about it."""
+
+
 def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: Path) -> float | str:
     """Train one job to its end, from where it was left, unless another process does; return its score error.
 
@@ -57,6 +61,9 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
             result = _run(compose, overrides, folder)
             stopping.check()
             return result
+        except TakenOver:
+            log.warning("%s: this process slept for too long, and another one has taken the job over", folder)
+            return ELSEWHERE
         except stopping.Stopped as stop:
             if stopping.is_orphan():
                 os._exit(1)  # nobody is left to take a result
@@ -131,7 +138,7 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
         yield
     except BaseException as error:
         if lease.is_lost():
-            raise JobFailed(one_line(error)) from error
+            raise TakenOver from error
         log_error()
         if isinstance(error, SystemExit):  # submitit has requeued this job
             raise

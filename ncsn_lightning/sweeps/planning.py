@@ -46,6 +46,7 @@ class Planner:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
+        self._groups = set(master.hydra.runtime.choices)
         self._composed: dict[tuple[tuple[str, ...], ...], DictConfig] = {}
 
     def parse(self, arguments: list[str]) -> dict[str, Override]:
@@ -88,7 +89,7 @@ class Planner:
         kept, and the plain values of a job, which it sets last in any case, take the place of those of the job before.
         """
         overrides = OverridesParser.create().parse_overrides(line)
-        late = [override for override in overrides if self._is_late(override, overrides)]
+        late = self._late(overrides)
         early = tuple(text for text, override in zip(line, overrides, strict=True) if override not in late)
         places = (early, tuple(override.key_or_group for override in late))
         if places not in self._composed:
@@ -114,17 +115,20 @@ class Planner:
             config.hydra.job.num = 0
         return config
 
-    def _is_late(self, override: Override, overrides: list[Override]) -> bool:
-        """Whether an override sets a value that no other override of a value has to do with."""
-        key = f"{override.key_or_group}."
-        values = [f"{other.key_or_group}." for other in overrides if not self._chooses(other)]
-        related = [other for other in values if other.startswith(key) or key.startswith(other)]
-        simple = override.type is OverrideType.CHANGE and not isinstance(override.value(), dict)
-        return simple and not self._chooses(override) and related == [key]
+    def _late(self, overrides: list[Override]) -> list[Override]:
+        """Of some overrides those that set one value, which no other of them has to do with."""
+        values = [override for override in overrides if not self._chooses(override)]
+        keys = [f"{override.key_or_group}." for override in values]
+
+        def alone(key: str) -> bool:
+            return [other for other in keys if other.startswith(key) or key.startswith(other)] == [key]
+
+        simple = [o.type is OverrideType.CHANGE and not isinstance(o.value(), dict) for o in values]
+        return [o for o, key, is_simple in zip(values, keys, simple, strict=True) if is_simple and alone(key)]
 
     def _chooses(self, override: Override) -> bool:
         """Whether an override chooses an option of a group, and sets no value in it."""
-        return override.key_or_group in self.master.hydra.runtime.choices and not isinstance(override.value(), dict)
+        return override.key_or_group in self._groups and not isinstance(override.value(), dict)
 
     def _plain(self, config: DictConfig) -> dict[str, Any]:
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

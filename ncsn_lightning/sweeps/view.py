@@ -23,6 +23,9 @@ from .folder import Job
 SECONDS = 1.0
 """Between two looks at the folder."""
 
+BAR = 30
+"""Columns of the live view's bar."""
+
 RUNNING_ROWS = 8
 """Running jobs that the live view names."""
 
@@ -94,7 +97,9 @@ class View:
         counts += [f"{count} {state}" for state, count in ended.items()]
         counts += [f"{_minutes(left)} left"] if (left := self._time_left()) else []
         running = [job for job in self.jobs.values() if job.state == "running"]
-        rows: list[RenderableType] = [ProgressBar(total, done), Text(", ".join(counts))]
+        head = Table.grid(padding=(0, 1))
+        head.add_row(ProgressBar(total, done, width=BAR), Text(", ".join(counts)))
+        rows: list[RenderableType] = [head]
         rows += [Text(f"best so far: {_line(best)}")] if (best := self._best()) else []
         return Group(*rows, *(Text(f"running: {label(job)}") for job in running[:RUNNING_ROWS]))
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -160,6 +161,40 @@ def test_a_job_that_another_process_trains_is_left_to_it(command, sweep, capsys)
     assert end(process)[0] == 0
     assert states(sweep) == {"0": "finished", "1": "finished"}
     assert holder(job).number == 3
+
+
+def test_a_job_that_was_taken_over_meanwhile_is_waited_for(command, sweep, monkeypatch, capsys):
+    """Another process takes it, as if this one had slept, and dies after a while."""
+    from ncsn_lightning import jobs
+
+    build = jobs.build
+
+    def lose(config, **options):
+        folder = Path(config["paths"]["folder"])
+        if options.get("callbacks") and not (folder / "lease/2.json").exists():
+            other = subprocess.Popen(["sleep", "2"])
+            threading.Thread(target=other.wait).start()  # or it would stay as a zombie
+            record = json.loads((folder / "lease/1.json").read_text()) | {"pid": other.pid}
+            (folder / "lease/2.json").write_text(json.dumps(record))
+        return build(config, **options)
+
+    monkeypatch.setattr(jobs, "build", lose)
+    assert command("train", "-m", *TINY, "sweep_name=s", "seed=0") == []
+    assert "slept for too long, and another one has taken the job over" in capsys.readouterr().out
+    assert states(sweep) == {"": "finished"}
+    assert holder(read_sweep(sweep).jobs[0].folder).number == 3
+
+
+def test_two_copies_share_the_jobs_and_train_none_twice(sweep, tmp_path):
+    copies = [start("seed=range(6)", "trainer.max_steps=300", cwd=tmp_path) for _ in range(2)]
+    for copy in copies:
+        code, output, errors = end(copy)
+        assert (code, errors) == (0, [])
+        assert sum(" finished  " in line for line in output) == 6  # each knows of all
+    assert set(states(sweep).values()) == {"finished"}
+    held = [holder(job.folder) for job in read_sweep(sweep).jobs]
+    assert {one.number for one in held} == {1}
+    assert {one.pid for one in held} == {copy.pid for copy in copies}
 
 
 def test_ctrl_c_stops_cleanly_and_a_broken_summary_counts_as_none(sweep, tmp_path):

@@ -62,7 +62,7 @@ def test_on_a_terminal_one_view_of_the_whole_sweep(monkeypatch):
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     view = watch(stage, console, [])
     shown = rendered(view, console)
-    assert "0 of 6 finished, 0 running\n" in shown
+    assert re.fullmatch(r" {31}0 of 6 finished, 0 running *\n", shown)
     assert "left" not in shown
     view.started -= 60
     stage.set("0", "finished", metrics={"score_error": 0.02})
@@ -73,7 +73,7 @@ def test_on_a_terminal_one_view_of_the_whole_sweep(monkeypatch):
     with view:
         pass
     shown = rendered(view, console)
-    assert re.search(r"3 of 6 finished, 1 running, 1 diverged, 1:0\d left\n", shown)
+    assert re.match(r"━{15} {16}3 of 6 finished, 1 running, 1 diverged, 1:0\d left *\n", shown)
     assert "best so far: schedule=karras seed=1 finished, score error 0.01\n" in shown
     assert "running: schedule=karras seed=4" in shown
 
