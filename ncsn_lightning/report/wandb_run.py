@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import math
 import shlex
 from pathlib import Path
 from typing import Any
 
-import wandb
 from omegaconf import OmegaConf
-from PIL import Image
 
-from ..loggers import WandbRun, start_wandb
-from ..plotting.style import png
-from ..sweeps.folder import Job, Sweep
-from .comparison import Answer, answer
-from .figures import heat_map
-from .metrics import names, scalars
+from ..sweeps.folder import Sweep
+
+WANDB_RUN = "ncsn_lightning.loggers.WandbRun"
+"""The class that a job's configuration names; its module imports torch, which a sweep that is done does without."""
 
 OF_A_JOB = ("_target_", "folder", "run_id", "name", "job_type", "tags")
 """Arguments of a job's W&B run that the sweep's does not share."""
@@ -41,12 +35,9 @@ def log_sweep(sweep: Sweep) -> list[str]:
         return []
     lines = []
     if not _is_recent(sweep):
-        run = start_wandb(sweep.folder, f"{sweep.name}-report", name=sweep.name, job_type="report", **settings)
-        lines += [] if run.offline else [f"W&B: {run.url}"]
-        try:
-            _fill(run, sweep, answer(sweep))
-        finally:
-            wandb.finish()
+        from .wandb_content import write_run
+
+        lines += write_run(sweep, settings)
     if _pending(sweep):
         lines.append(f"W&B is offline; upload all runs of this sweep later with: {_sync_command(sweep.folder)}")
     return lines
@@ -56,10 +47,11 @@ def _settings(sweep: Sweep) -> dict[str, Any] | None:
     """Project, group and whatever else the runs of the jobs have in common; None where no job has a W&B run."""
     for job in sweep.jobs:
         path = job.folder / "config.yaml"
-        loggers: Any = OmegaConf.select(OmegaConf.load(path), "logger") if path.is_file() else None
+        has_run = (job.folder / "wandb").is_dir() and path.is_file()
+        loggers: Any = OmegaConf.select(OmegaConf.load(path), "logger") if has_run else None
         for name in loggers or ():
             settings: Any = OmegaConf.to_container(loggers[name], resolve=True)
-            if settings.get("_target_") == f"{WandbRun.__module__}.{WandbRun.__name__}":
+            if settings.get("_target_") == WANDB_RUN:
                 return {key: value for key, value in settings.items() if key not in OF_A_JOB}
     return None
 
@@ -69,65 +61,6 @@ def _is_recent(sweep: Sweep) -> bool:
     ends = [path.stat().st_mtime for job in sweep.jobs if (path := job.folder / "summary.json").is_file()]
     written = [path.stat().st_mtime for path in sweep.folder.glob("wandb/*run-*/*.wandb")]
     return max(ends, default=0.0) < max(written, default=0.0)
-
-
-def _fill(run: Any, sweep: Sweep, found: Answer | None) -> None:
-    run.config.update({"sweep": sweep.name, "question": sweep.question, "command": sweep.command})
-    content: dict[str, Any] = {"sweep": _jobs(sweep)}
-    run.summary.update({f"jobs/{state}": count for state, count in sweep.count().items()})
-    if found:
-        run.config.update({"best": found.best.overrides}, allow_val_change=True)  # by jobs that ended since
-        content["configurations"] = _configurations(found)
-        run.summary.update(
-            {
-                "best/configuration": found.best.label,
-                f"best/{found.metric}": found.best.mean,
-                "best/standard_error": _finite(found.best.standard_error),
-                "best/command": found.command,
-                "best/cannot_be_told_from_it": [configuration.label for configuration in found.ties],
-            }
-        )
-    if found and len(sweep.factors) > 1:
-        picture = Image.open(io.BytesIO(png(heat_map(sweep, metric=found.metric))))
-        content["heat_map"] = wandb.Image(picture)
-    run.log(content)
-
-
-def _jobs(sweep: Sweep) -> wandb.Table:
-    """One row a job, as in `sweep.csv`."""
-    metrics = names(sweep.jobs)
-    columns: list[Any] = ["state", "hash", *sweep.factors, *metrics, "steps", "wall_time", "reason"]
-
-    def row(job: Job) -> list[Any]:
-        found = scalars(job)
-        return [
-            *(job.state, job.hash),
-            *(job.overrides.get(key) for key in sweep.factors),
-            *(_finite(found.get(name)) for name in metrics),
-            *(job.summary.get(key) for key in ("steps", "wall_time")),
-            job.reason,
-        ]
-
-    return wandb.Table(columns=columns, data=[row(job) for job in sweep.jobs])
-
-
-def _configurations(found: Answer) -> wandb.Table:
-    """The configurations by their means, each beside the best one."""
-    columns: list[Any] = ["configuration", found.metric, "standard error", "seeds"]
-    columns += ["difference", "low", "high", "told from best"]
-    rows = [
-        [
-            *(c.configuration.label, c.configuration.mean, _finite(c.configuration.standard_error)),
-            *(len(c.configuration.values), _finite(c.difference), _finite(c.low), _finite(c.high), c.told),
-        ]
-        for c in found.comparisons
-    ]
-    return wandb.Table(columns=columns, data=rows)
-
-
-def _finite(value: float | None) -> float | None:
-    """The value, or nothing where it is no number: a table of W&B has no other word for it."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _pending(sweep: Sweep) -> bool:

@@ -1,0 +1,94 @@
+"""What the W&B run of a sweep holds."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import wandb
+from PIL import Image
+
+from ..loggers import start_wandb
+from ..plotting.style import png
+from ..sweeps.folder import Job, Sweep
+from .comparison import Answer, answer
+from .figures import heat_map
+from .metrics import names, scalars
+
+
+def write_run(sweep: Sweep, settings: dict[str, Any]) -> list[str]:
+    """Write a sweep's W&B run, or go on in it.
+
+    Args:
+        sweep: as read a moment ago.
+        settings: project, group and the like.
+
+    Returns:
+        A line that says where it is, if it is online.
+    """
+    run = start_wandb(sweep.folder, f"{sweep.name}-report", name=sweep.name, job_type="report", **settings)
+    try:
+        _fill(run, sweep, answer(sweep))
+    finally:
+        wandb.finish()
+    return [] if run.offline else [f"W&B: {run.url}"]
+
+
+def _fill(run: Any, sweep: Sweep, found: Answer | None) -> None:
+    run.config.update({"sweep": sweep.name, "question": sweep.question, "command": sweep.command})
+    content: dict[str, Any] = {"sweep": _jobs(sweep)}
+    run.summary.update({f"jobs/{state}": count for state, count in sweep.count().items()})
+    if found:
+        run.config.update({"best": found.best.overrides}, allow_val_change=True)  # by jobs that ended since
+        content["configurations"] = _configurations(found)
+        run.summary.update(
+            {
+                "best/configuration": found.best.label,
+                f"best/{found.metric}": found.best.mean,
+                "best/standard_error": _finite(found.best.standard_error),
+                "best/command": found.command,
+                "best/cannot_be_told_from_it": [configuration.label for configuration in found.ties],
+            }
+        )
+    if found and len(sweep.factors) > 1:
+        picture = Image.open(io.BytesIO(png(heat_map(sweep, metric=found.metric))))
+        content["heat_map"] = wandb.Image(picture)
+    run.log(content)
+
+
+def _jobs(sweep: Sweep) -> wandb.Table:
+    """One row a job, as in `sweep.csv`."""
+    metrics = names(sweep.jobs)
+    columns: list[Any] = ["state", "hash", *sweep.factors, *metrics, "steps", "wall_time", "reason"]
+
+    def row(job: Job) -> list[Any]:
+        found = scalars(job)
+        return [
+            *(job.state, job.hash),
+            *(job.overrides.get(key) for key in sweep.factors),
+            *(_finite(found.get(name)) for name in metrics),
+            *(job.summary.get(key) for key in ("steps", "wall_time")),
+            job.reason,
+        ]
+
+    return wandb.Table(columns=columns, data=[row(job) for job in sweep.jobs])
+
+
+def _configurations(found: Answer) -> wandb.Table:
+    """The configurations by their means, each beside the best one."""
+    columns: list[Any] = ["configuration", found.metric, "standard error", "seeds"]
+    columns += ["difference", "low", "high", "told from best"]
+    rows = [
+        [
+            *(c.configuration.label, c.configuration.mean, _finite(c.configuration.standard_error)),
+            *(len(c.configuration.values), _finite(c.difference), _finite(c.low), _finite(c.high), c.told),
+        ]
+        for c in found.comparisons
+    ]
+    return wandb.Table(columns=columns, data=rows)
+
+
+def _finite(value: float | None) -> float | None:
+    """The value, or nothing where it is no number: a table of W&B has no other word for it."""
+    return value if value is not None and math.isfinite(value) else None
