@@ -64,7 +64,10 @@ class Conductor:
             Stopped: someone stops the sweep.
         """
         for name in names:
-            if self.read(name).state in ENDED:  # failed in an earlier command
+            if self.read(name).state in (
+                *ENDED,
+                "preempted",
+            ):  # in an earlier command, whose word must not be this one's
                 (self.folder / name / "summary.json").unlink()
         names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
         died: Counter[str] = Counter()
