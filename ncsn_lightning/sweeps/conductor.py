@@ -67,7 +67,7 @@ class Conductor:
             if self.read(name).state in (
                 *ENDED,
                 "preempted",
-            ):  # in an earlier command, whose word must not be this one's
+            ):  # of an earlier command
                 (self.folder / name / "summary.json").unlink()
         names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
         died: Counter[str] = Counter()
