@@ -22,6 +22,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20261124)
 
 
+@pytest.fixture(autouse=True)
+def _wandb_places():
+    """What a W&B run in this process said of its files is no choice of the user's for the next test's processes."""
+    yield
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture
 def compilable():
     """No shapes are checked during the test: the compiler would trace the checks too."""

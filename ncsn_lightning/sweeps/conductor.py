@@ -64,7 +64,7 @@ class Conductor:
             Stopped: someone stops the sweep.
         """
         for name in names:
-            if self.read(name).state in ENDED[1:]:  # in an earlier command
+            if self.read(name).state in (*ENDED[1:], "preempted"):  # of an earlier command
                 (self.folder / name / "summary.json").unlink(missing_ok=True)
         names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
         died: Counter[str] = Counter()
