@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import Any, get_args
 
 import wandb
 from PIL import Image
 
 from ..loggers import start_wandb
 from ..plotting.style import png
-from ..sweeps.folder import Job, Sweep
+from ..sweeps.folder import Job, State, Sweep
 from .comparison import Answer, answer
 from .figures import heat_map
 from .metrics import names, scalars
@@ -36,11 +36,11 @@ def write_run(sweep: Sweep, settings: dict[str, Any]) -> list[str]:
 
 
 def _fill(run: Any, sweep: Sweep, found: Answer | None) -> None:
-    run.config.update({"sweep": sweep.name, "question": sweep.question, "command": sweep.command})
+    config: dict[str, Any] = {"sweep": sweep.name, "question": sweep.question, "command": sweep.command}
     content: dict[str, Any] = {"sweep": _jobs(sweep)}
-    run.summary.update({f"jobs/{state}": count for state, count in sweep.count().items()})
+    run.summary.update({f"jobs/{state}": sweep.count()[state] for state in get_args(State)})
     if found:
-        run.config.update({"best": found.best.overrides}, allow_val_change=True)  # by jobs that ended since
+        config["best"] = found.best.overrides
         content["configurations"] = _configurations(found)
         run.summary.update(
             {
@@ -54,6 +54,7 @@ def _fill(run: Any, sweep: Sweep, found: Answer | None) -> None:
     if found and len(sweep.factors) > 1:
         picture = Image.open(io.BytesIO(png(heat_map(sweep, metric=found.metric))))
         content["heat_map"] = wandb.Image(picture)
+    run.config.update(config, allow_val_change=True)  # by jobs that ended since the run was begun
     run.log(content)
 
 

@@ -74,9 +74,7 @@ class Search:
             record: is told all jobs of the study, whenever there are more.
             say: is told what each trial gave.
         """
-        trials = self.journal.trials()
-        for trial in trials:
-            self.conductor.add(self.jobs(trial))
+        trials = self._add(self.journal.trials())
         done = sum(trial.state.is_finished() for trial in trials)
         opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
         sample = self._corners() if done < self.n_trials else []
@@ -122,21 +120,23 @@ class Search:
     def _next(self, record: Record, say: Say) -> list[FrozenTrial]:
         """Tell the study what has ended, and take the open trials of its last round, or those of a new one."""
         with self.journal.held() as study:
-            trials = self.journal.whole(study)
-            self.conductor.add(
-                [job for trial in trials for job in self.jobs(trial)]
-            )  # another process may have begun some
+            trials = self._add(self.journal.whole(study))  # of which another process may have begun some
             for index, trial in enumerate(trials):
                 if not trial.state.is_finished() and (result := self._tell(study, trial)):
                     say(f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
+            trials = self.journal.whole(study)
             round_end = math.ceil(len(trials) / self.at_once) * self.at_once
             if not self._waiting(trials) and round_end == len(trials):
                 round_end += self.at_once
-            trials = self.journal.propose(study, until=min(round_end, self.n_trials))
-            jobs = [job for trial in trials for job in self.jobs(trial)]
-            self.conductor.add(jobs)
-            record(jobs)
+            trials = self._add(self.journal.propose(study, until=min(round_end, self.n_trials)))
+            record([job for trial in trials for job in self.jobs(trial)])
         return self._waiting(trials)
+
+    def _add(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials, once the conductor has their jobs."""
+        for trial in trials:
+            self.conductor.add(self.jobs(trial))
+        return trials
 
     def _waiting(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Those to which this command has not seen yet."""
