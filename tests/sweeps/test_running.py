@@ -203,7 +203,8 @@ def test_joblib_trains_in_children_that_save_when_the_sweep_is_stopped_and_may_b
 
 
 def test_a_full_disk_fails_a_job_and_the_next_command_goes_on(sweep, tmp_path):
-    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it writes files too
+    # without the tracer of the coverage, which writes files too
+    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     process = start("seed=0,1", *LONG, cwd=tmp_path, env=unmeasured)
     wait_for(lambda: checkpoints(sweep), process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
