@@ -92,7 +92,11 @@ class Conductor:
             died.update(name for name in begun if self.read(name).state == "interrupted")
             log.warning("a process of the sweep was killed: %s", one_line(error).partition(". ")[0])
             return {name for name in begun if self.read(name).summary or died[name] == TRIES}
-        return {name for name, answer in zip(names, returns, strict=True) if not _elsewhere(answer)}
+        answers = dict(zip(names, returns, strict=True))
+        for name, answer in answers.items():
+            if answer.status == JobStatus.FAILED and not self.read(name).summary:  # before it could say so itself
+                log.error("%s: %s", self.folder / name, one_line(answer._return_value))
+        return {name for name, answer in answers.items() if not _elsewhere(answer)}
 
     def _begun(self, name: str) -> int:
         """How often a job was begun, by anyone."""
@@ -100,8 +104,9 @@ class Conductor:
         return held.number if held else 0
 
     def _line(self, name: str) -> Sequence[str]:
-        folder = QuotedString(str(self.folder), Quote.single).with_quotes()
-        return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={name}"]
+        folder, subfolder = (QuotedString(text, Quote.single).with_quotes() for text in (str(self.folder), name))
+        # unquoted, a hash such as 4294859e70 would be a number
+        return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subfolder}"]
 
 
 def _elsewhere(answer: JobReturn) -> bool:
