@@ -196,6 +196,7 @@ def test_a_damaged_sweep_is_not_overwritten(planner, tmp_path):
 
 @pytest.mark.parametrize("name", ["4294859e70", "0123456789", "abcdef0123"])
 def test_a_hash_that_reads_as_a_number_names_its_folder_all_the_same(name, tmp_path):
-    conductor = Conductor(tmp_path, [Planned(name, ["seed=0"], ["seed"], {})], launcher=None)
+    conductor = Conductor(tmp_path, launcher=None)
+    conductor.add([Planned(name, ["seed=0"], ["seed"], {})])
     *_, folder, subfolder = OverridesParser.create().parse_overrides(conductor._line(name))
     assert (folder.value(), subfolder.value()) == (str(tmp_path), name)
