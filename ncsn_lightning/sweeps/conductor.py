@@ -99,8 +99,9 @@ class Conductor:
         return held.number if held else 0
 
     def _line(self, name: str) -> Sequence[str]:
-        folder = QuotedString(str(self.folder), Quote.single).with_quotes()
-        return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={name}"]
+        folder, subfolder = (QuotedString(text, Quote.single).with_quotes() for text in (str(self.folder), name))
+        # unquoted, a hash such as 4294859e70 would be a number
+        return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subfolder}"]
 
 
 def _elsewhere(answer: JobReturn) -> bool:

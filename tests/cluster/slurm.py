@@ -114,7 +114,7 @@ class Cluster:
         for path in sorted(self.folder.glob("*.pid"), reverse=True):  # slurmds, slurmctld, munged
             pid = path.read_text().strip()
             self._as_root("kill", pid)
-            self.wait(lambda pid=pid: not Path(f"/proc/{pid}").exists(), seconds=30)
+            self.wait(lambda pid=pid: not Path(f"/proc/{pid}").exists(), seconds=120)
 
     def _as_root(self, *command: str) -> None:
         settings = [f"{name}={self.environment[name]}" for name in ("SLURM_CONF", "PATH")]

@@ -29,7 +29,7 @@ LONG = 4000
 
 TWO_RANKS = ["trainer=ddp", "trainer.accelerator=cpu"]
 OVER_NODES = [*TWO_RANKS, "trainer.devices=1", "trainer.num_nodes=2"]
-FINISHED = 120
+FINISHED = 400
 """Seconds within which a job should have come where it is awaited."""
 
 
