@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .arguments import Count, Index, strict
+from .arguments import Count, Index, column, strict
 from .distributions import Distribution
 from .objectives import Objective
 from .randomness import keyed_generator
@@ -29,16 +29,14 @@ class Block(NamedTuple):
     """What K optimiser steps consume: K batches of G levels × P points.
 
     Attributes:
-        x: `[K, G, P, 2]`, clean points.
+        x_noisy: `[K, G, P, 2]`, noisy points.
         sigma: `[K, G, 1]`, their levels.
-        noise: `[K, G, P, 2]`, unit variance.
-        references: `[K, R, 2]`, further points of the data (R may be 0).
+        target: `[K, G, P, 2]`, what the score is regressed on there.
     """
 
-    x: Tensor
+    x_noisy: Tensor
     sigma: Tensor
-    noise: Tensor
-    references: Tensor
+    target: Tensor
 
 
 class Stream:
@@ -47,50 +45,51 @@ class Stream:
     Args:
         distribution: the target.
         levels: training density of σ.
+        objective: what the score is regressed on.
         batch_size: rows of the global batch, over all ranks.
-        num_references: further points a step.
         seed: of every draw.
         purpose: keeps streams of the same seed apart.
-        rank, world_size: the share: every `world_size`-th level, from `rank`; references are common.
+        draw: steps drawn at once.
+        rank, world_size: the share: every `world_size`-th level, from `rank`.
     """
 
     def __init__(
         self,
         distribution: Distribution,
         levels: Levels,
+        objective: Objective,
         *,
         batch_size: int,
-        num_references: int,
         seed: int,
         purpose: str = "train",
+        draw: int = DRAW,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.distribution, self.levels = distribution, levels
-        self.seed, self.purpose = seed, purpose
+        self.distribution, self.levels, self.objective = distribution, levels, objective
+        self.seed, self.purpose, self.draw = seed, purpose, draw
         self.groups = levels.groups or batch_size
         self.points = batch_size // self.groups
-        self.num_references = num_references
         self.share = slice(rank, None, world_size)
         self._draw = lru_cache(maxsize=2)(self._draw)  # type: ignore[method-assign]
 
     def _draw(self, index: int) -> Block:
-        """Steps `DRAW * index` to `DRAW * (index + 1)`, this rank's share."""
+        """Steps `draw * index` to `draw * (index + 1)`, this rank's share."""
         generator = keyed_generator(self.seed, self.purpose, index)
-        shape = (DRAW, self.groups, self.points, 2)
+        shape = (self.draw, self.groups, self.points, 2)
         x = self.distribution.sample(shape[0] * shape[1] * shape[2], generator=generator).view(shape)
-        sigma = self.levels.sample(DRAW, self.groups, generator=generator).unsqueeze(-1)
+        sigma = self.levels.sample(self.draw, self.groups, generator=generator).unsqueeze(-1)
         noise = torch.randn(shape, generator=generator)
-        references = self.distribution.sample(DRAW * self.num_references, generator=generator)
-        share = self.share
-        return Block(x[:, share], sigma[:, share], noise[:, share], references.view(DRAW, self.num_references, 2))
+        x, sigma, noise = (field[:, self.share] for field in (x, sigma, noise))
+        target = self.objective.target(x, sigma, noise, generator=generator)
+        return Block(x + column(sigma, x) * noise, sigma, target)
 
     def block(self, start: int, stop: int) -> Block:
         """The batches of steps `start` to `stop`."""
         pieces = []
         while start < stop:
-            index, offset = divmod(start, DRAW)
-            count = min(stop - start, DRAW - offset)
+            index, offset = divmod(start, self.draw)
+            count = min(stop - start, self.draw - offset)
             pieces.append([field[offset : offset + count] for field in self._draw(index)])
             start += count
         return Block(*(fields[0] if len(pieces) == 1 else torch.cat(fields) for fields in zip(*pieces, strict=True)))
@@ -137,7 +136,7 @@ class StreamingDataModule(L.LightningDataModule):
         block_size: optimiser steps that one `training_step` takes; it changes the speed, never a number.
         steps_per_epoch: optimiser steps between validations (and checkpoints).
         block_ends: optimiser steps at whose multiples a block must end, besides.
-        objective: says how many further points a step needs.
+        objective: what the score is regressed on.
         validation_size: rows of the validation batch.
         seed: of every draw.
     """
@@ -166,19 +165,7 @@ class StreamingDataModule(L.LightningDataModule):
         self.distribution, self.levels = distribution, levels
         self.batch_size, self.validation_size = batch_size, validation_size
         self.block_size, self.steps_per_epoch, self.block_ends = block_size, steps_per_epoch, block_ends
-        self.num_references, self.seed = objective.num_references, seed
-
-    def _stream(self, batch_size: int, purpose: str, *, rank: int = 0, world_size: int = 1) -> Stream:
-        return Stream(
-            self.distribution,
-            self.levels,
-            batch_size=batch_size,
-            num_references=self.num_references,
-            seed=self.seed,
-            purpose=purpose,
-            rank=rank,
-            world_size=world_size,
-        )
+        self.objective, self.seed = objective, seed
 
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError where `ranks` processes cannot share a batch evenly."""
@@ -192,8 +179,12 @@ class StreamingDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Epoch:
         assert self.trainer is not None
-        stream = self._stream(
-            self.batch_size, "train", rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        stream = Stream(
+            *(self.distribution, self.levels, self.objective),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
         )
         return Epoch(
             stream, self.trainer, block_size=self.block_size, length=self.steps_per_epoch, ends=self.block_ends
@@ -206,5 +197,11 @@ class StreamingDataModule(L.LightningDataModule):
         return batch
 
     def val_dataloader(self) -> DataLoader[Block]:
-        fixed = self._stream(self.validation_size, "validation").block(0, 1)
-        return DataLoader([fixed], batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set
+        stream = Stream(
+            *(self.distribution, self.levels, self.objective),
+            batch_size=self.validation_size,
+            seed=self.seed,
+            purpose="validation",
+            draw=1,
+        )
+        return DataLoader([stream.block(0, 1)], batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set

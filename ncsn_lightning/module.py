@@ -13,9 +13,9 @@ from .arguments import Count, Fraction, Index, strict
 from .compiled import CompiledStep
 from .data import Block
 from .loggers import MetricsCSV
-from .objectives import Objective, Weighting
 from .scores import ScoreModel
 from .training import Decay, EagerStep, ExponentialAverage, LearningRate, OptimizerFactory, Trainee, WeightedLoss
+from .weightings import Weighting
 
 
 class NCSN(L.LightningModule):
@@ -26,7 +26,6 @@ class NCSN(L.LightningModule):
 
     Args:
         score: the parametrised network.
-        objective: what it is regressed on.
         weighting: λ(σ).
         optimizer: makes the optimiser from parameter groups.
         ema_decay: d of the average that validation, sampling and `load_run` use; 0 for none.
@@ -47,7 +46,6 @@ class NCSN(L.LightningModule):
         self,
         *,
         score: ScoreModel,
-        objective: Objective,
         weighting: Weighting,
         optimizer: OptimizerFactory,
         ema_decay: Fraction,
@@ -60,7 +58,7 @@ class NCSN(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = score
-        self.loss = WeightedLoss(objective, weighting)
+        self.loss = WeightedLoss(weighting)
         self.average = ExponentialAverage(score, decay=ema_decay)
         self.optimizer = optimizer
         self.rate = LearningRate(warmup_steps, total_steps, decay)

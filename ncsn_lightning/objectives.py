@@ -1,8 +1,8 @@
-r"""What a score is fitted to, and how much each noise level counts.
+r"""What a score is fitted to.
 
 An *objective* regresses $s_\theta(\tilde x, \sigma)$, $\tilde x = x + \sigma z$, on a field whose conditional mean is
-the score; objectives differ in that field's noise alone. With $e = \|s_\theta - target\|^2$ (summed over
-dimensions, no ½) a *weighting* makes it the loss $\mathbb E[\lambda(\sigma) e]$ plus a penalty where λ is learned.
+the score; objectives differ in that field's noise alone. The error of a row is $e = \|s_\theta - target\|^2$, summed
+over dimensions, without a ½.
 
 Denoising score matching is the Fisher error plus a constant no network can undercut,
 $\mathrm{DSM}(\sigma) = \mathbb E\|s_\theta - s\|^2 + D/\sigma^2 - \mathbb E\|s\|^2$.
@@ -14,22 +14,23 @@ from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from .arguments import Count, Finite, Positive, column, strict
+from .arguments import Count, column, strict
+from .cells import CellList
 from .distributions import Distribution
-from .networks import FourierEmbedding
-from .scores import Score
+
+ROWS = 8192
+"""Rows whose targets are found at once, for the memory's sake."""
 
 
-class Objective(nn.Module, ABC):
-    """A regression target for the score.
+def squared_error(score: Float[Tensor, "*batch 2"], target: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """e of every row, unweighted and unreduced."""
+    return (score - target).square().sum(-1)
 
-    Attributes:
-        num_references: how many further points of the data a batch must bring along.
-    """
 
-    num_references: int = 0
+class Objective(ABC):
+    """What the score at noisy points is regressed on."""
 
     @abstractmethod
     def target(
@@ -37,22 +38,18 @@ class Objective(nn.Module, ABC):
         x: Float[Tensor, "*batch 2"],
         sigma: Float[Tensor, "*#batch"],
         noise: Float[Tensor, "*batch 2"],
-        references: Float[Tensor, "references 2"],
+        *,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch 2"]:
-        """The field on which the score at `x + sigma * noise` is regressed, in 1 / data units."""
+        """The field at `x + sigma * noise`, in 1 / data units.
 
-    def forward(
-        self,
-        score: Score,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        noise: Float[Tensor, "*batch 2"],
-        references: Float[Tensor, "references 2"],
-    ) -> Float[Tensor, "*batch"]:
-        """Squared error of every row, unweighted and unreduced."""
-        with torch.no_grad():
-            target = self.target(x, sigma, noise, references)
-        return (score(x + column(sigma, x) * noise, sigma) - target).square().sum(-1)
+        Args:
+            x: clean points, in data units.
+            sigma: their levels.
+            noise: of unit variance.
+            generator: of whatever else is drawn, which does not depend on the number of rows: a rank that asks for its
+                share of a batch gets its share of the targets.
+        """
 
 
 class Denoising(Objective):
@@ -67,7 +64,8 @@ class Denoising(Objective):
         x: Float[Tensor, "*batch 2"],
         sigma: Float[Tensor, "*#batch"],
         noise: Float[Tensor, "*batch 2"],
-        references: Float[Tensor, "references 2"],
+        *,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch 2"]:
         return -noise / column(sigma, x)
 
@@ -78,32 +76,73 @@ class StableTarget(Objective):
     $$\mathrm{target} = \frac{1}{\sigma^2}\Bigl(\sum_j w_j r_j - \tilde x\Bigr), \qquad
     w_j \propto \exp\bigl(-\|\tilde x - r_j\|^2 / 2\sigma^2\bigr)$$
 
-    over the row's own x and `num_references` fresh points of the data. Source: Stable Target Field for Reduced Variance
-    Score Estimation in Diffusion Models, Xu, Tong & Jaakkola, 2023, eq. 6.
+    over the row's own x and `num_references` further points of the data. Source: Stable Target Field for Reduced
+    Variance Score Estimation in Diffusion Models, Xu, Tong & Jaakkola, 2023, eq. 6.
+
+    Where σ is small, points drawn anywhere weigh nothing and the target is plain denoising. Here they are drawn from
+    the cells around $\tilde x$, some 2 to 3 σ wide, of a large pool of fresh data: a choice that depends on $\tilde x$
+    alone leaves the row's own point and the others exchangeable, and so the target unbiased, but for the posterior's
+    mass outside the cells.
+
+    Args:
+        distribution: the data, of which pools are drawn.
+        num_references: further points for each row.
+        pool_size: points in the largest pool; levels whose cells are wide need, and get, smaller ones.
     """
 
     @strict
-    def __init__(self, *, num_references: Count = 1024) -> None:
-        super().__init__()
-        self.num_references = num_references
+    def __init__(self, *, distribution: Distribution, num_references: Count = 64, pool_size: Count = 2**18) -> None:
+        self.distribution = distribution
+        self.num_references, self.pool_size = num_references, pool_size
+        x = distribution.typical_points[:1024].float().cpu()
+        self._distances = torch.pdist(x, p=float("inf")).sort().values
 
     def target(
         self,
         x: Float[Tensor, "*batch 2"],
         sigma: Float[Tensor, "*#batch"],
         noise: Float[Tensor, "*batch 2"],
-        references: Float[Tensor, "references 2"],
+        *,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch 2"]:
+        pool = self.distribution.sample(self.pool_size, generator=generator).to(x.dtype)
+        levels = sigma.expand(x.shape[:-1]).reshape(-1)
+        rows, noises = x.reshape(-1, 2), noise.reshape(-1, 2)
+        field = torch.empty_like(rows)
+        octaves = (2 * levels.log2()).floor()  # half ones: cells of one width serve levels that differ by less than √2
+        for octave in octaves.unique():  # type: ignore[no-untyped-call]
+            width = WIDTH * 2.0 ** (float(octave + 1) / 2)
+            cells = CellList(pool[: self._needed(width)], width=width)
+            for chunk in (octaves == octave).nonzero().squeeze(-1).split(ROWS):
+                field[chunk] = self._posterior_mean(rows[chunk], levels[chunk], noises[chunk], cells)
+        return field.view(x.shape)
+
+    def _needed(self, width: float) -> int:
+        """How many points the pool must have for twice as many references around a typical one."""
+        near = torch.searchsorted(self._distances, 1.5 * width) / len(self._distances)
+        return min(self.pool_size, 2**16 + int(2 * self.num_references / float(near.clamp(min=1e-9))) + 1)
+
+    def _posterior_mean(
+        self,
+        x: Float[Tensor, "rows 2"],
+        sigma: Float[Tensor, "rows"],
+        noise: Float[Tensor, "rows 2"],
+        cells: CellList,
+    ) -> Float[Tensor, "rows 2"]:
         scale = column(sigma, x)
-        # In units of σ and one coordinate at a time: the expanded square would cancel where σ is small.
-        away = [
-            (references[:, d] - (x[..., d : d + 1] + scale * noise[..., d : d + 1])) / scale for d in range(x.shape[-1])
-        ]
+        noisy = x + scale * noise
+        offset = (1024 * noise[:, 0]).remainder(1)  # as good as random, and needs no draw of a row's own
+        references, found = cells.near(noisy, self.num_references, offset=offset)
+        away = (references - noisy.unsqueeze(1)) / scale.unsqueeze(1)  # in units of σ
+        others = torch.where(found, -away.square().sum(-1) / 2, -torch.inf)
         own = -noise.square().sum(-1, keepdim=True) / 2
-        others = -torch.stack([a.square() for a in away]).sum(0) / 2
         weight = torch.cat([own, others], dim=-1).softmax(-1)
-        mean = torch.stack([(weight[..., 1:] * a).sum(-1) for a in away], dim=-1)
-        return (mean - weight[..., :1] * noise) / scale
+        mean = (weight[:, 1:, None] * away).sum(1)
+        return (mean - weight[:, :1] * noise) / scale
+
+
+WIDTH = 2.2
+"""Least width of a cell in σ: three of them hold what is nearer than 2.2 σ to any of the points in the middle one."""
 
 
 class Exact(Objective):
@@ -115,7 +154,6 @@ class Exact(Objective):
 
     @strict
     def __init__(self, *, distribution: Distribution) -> None:
-        super().__init__()
         self.distribution = distribution
 
     def target(
@@ -123,101 +161,9 @@ class Exact(Objective):
         x: Float[Tensor, "*batch 2"],
         sigma: Float[Tensor, "*#batch"],
         noise: Float[Tensor, "*batch 2"],
-        references: Float[Tensor, "references 2"],
+        *,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch 2"]:
-        return self.distribution.score(x + column(sigma, x) * noise, sigma)
-
-
-class Weighting(nn.Module, ABC):
-    """How much a level counts: λ(σ), and a penalty where λ is learned. Both keep the shape of σ."""
-
-    @abstractmethod
-    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]: ...
-
-    def penalty(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        return torch.zeros_like(sigma)
-
-
-class SigmaPower(Weighting):
-    r"""$\lambda = \sigma^p$: uniform at p = 0; inverse variance, free of the scale, at p = 2.
-
-    Source: Generative Modeling by Estimating Gradients of the Data Distribution, Song & Ermon, 2019, §4.2.
-    """
-
-    power: Tensor
-
-    @strict
-    def __init__(self, *, power: Finite = 2.0) -> None:
-        super().__init__()
-        self.register_buffer("power", torch.tensor(float(power)))
-
-    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        return sigma**self.power
-
-
-class EDM(Weighting):
-    r"""$\lambda = \sigma^2 (\sigma^2 + \sigma_d^2) / \sigma_d^2$: unit loss at every level, preconditioned.
-
-    Source: Elucidating the Design Space of Diffusion-Based Generative Models, Karras et al., 2022, table 1.
-    """
-
-    sigma_data: Tensor
-
-    @strict
-    def __init__(self, *, sigma_data: Positive) -> None:
-        super().__init__()
-        self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
-
-    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        return sigma.square() * (1 + (sigma / self.sigma_data).square())
-
-
-class MinSNR(Weighting):
-    r"""$\lambda = \sigma^2 \min(\mathrm{SNR}, \gamma) / \mathrm{SNR}$ with $\mathrm{SNR} = \sigma_d^2 / \sigma^2$.
-
-    Source: Efficient Diffusion Training via Min-SNR Weighting Strategy, Hang et al., 2023, §3.4 (noise prediction).
-    """
-
-    sigma_data: Tensor
-    gamma: Tensor
-
-    @strict
-    def __init__(self, *, sigma_data: Positive, gamma: Positive = 5.0) -> None:
-        super().__init__()
-        self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
-        self.register_buffer("gamma", torch.tensor(float(gamma)))
-
-    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        return torch.minimum(sigma.square(), self.gamma * sigma**4 / self.sigma_data.square())
-
-
-class Learned(Weighting):
-    r"""$\lambda = \sigma^2 e^{-u(\sigma)}$ with penalty $D\,u(\sigma)$; its optimum is $u^* = \ln E[\sigma^2 e / D]$.
-
-    u is linear in Fourier features of ln σ / 4 and starts at 0. The convention counts per dimension. It is part of the
-    training alone: no weight decay, no average, and discarded after. Source: Analyzing and Improving the Training
-    Dynamics of Diffusion Models, Karras et al., 2024, eq. 21.
-
-    Args:
-        num_features: Fourier features of ln σ / 4.
-        dim: D, the dimension of the data.
-    """
-
-    @strict
-    def __init__(self, *, num_features: Count = 64, dim: Count = 2) -> None:
-        super().__init__()
-        self.dim = dim
-        self.features = FourierEmbedding(dim=num_features)
-        self.readout = nn.Linear(num_features, 1)
-        nn.init.zeros_(self.readout.weight)
-        nn.init.zeros_(self.readout.bias)
-
-    def u(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        """The log of the expected error σ²e / D, in nats."""
-        return self.readout(self.features(sigma)).squeeze(-1)
-
-    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        return sigma.square() * torch.exp(-self.u(sigma))
-
-    def penalty(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]:
-        return self.dim * self.u(sigma)
+        noisy, levels = (x + column(sigma, x) * noise).reshape(-1, 2), sigma.expand(x.shape[:-1]).reshape(-1)
+        pieces = zip(noisy.split(ROWS), levels.split(ROWS), strict=True)  # type: ignore[no-untyped-call]
+        return torch.cat([self.distribution.score(*piece) for piece in pieces]).view(x.shape)

@@ -13,29 +13,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .objectives import Objective, Weighting
+from .objectives import squared_error
 from .scores import Score, ScoreModel
+from .weightings import Weighting
 
 OptimizerFactory = Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]
 Decay = Literal["constant", "cosine"]
 
 
 class WeightedLoss(nn.Module):
-    r"""λ(σ)·e + penalty(σ) of every row, where e is the objective's squared error."""
+    r"""λ(σ)·e + penalty(σ) of every row, where e is the squared error of the score."""
 
-    def __init__(self, objective: Objective, weighting: Weighting) -> None:
+    def __init__(self, weighting: Weighting) -> None:
         super().__init__()
-        self.objective, self.weighting = objective, weighting
+        self.weighting = weighting
 
     def forward(
         self,
         score: Score,
-        x: Float[Tensor, "*batch 2"],
+        x_noisy: Float[Tensor, "*batch 2"],
         sigma: Float[Tensor, "*#batch"],
-        noise: Float[Tensor, "*batch 2"],
-        references: Float[Tensor, "references 2"],
+        target: Float[Tensor, "*batch 2"],
     ) -> Float[Tensor, "*batch"]:
-        error = self.objective(score, x, sigma, noise, references)
+        error = squared_error(score(x_noisy, sigma), target)
         return self.weighting(sigma) * error + self.weighting.penalty(sigma)
 
 

@@ -14,16 +14,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import plotting
-from ..arguments import Count, Index, strict
+from ..arguments import Count, Index, column, strict
 from ..distributions import Distribution
 from ..files import replacing
 from ..loggers import log_picture, log_table
 from ..metrics import by_level, off_support
 from ..module import NCSN
-from ..objectives import Learned
+from ..objectives import Objective, squared_error
 from ..randomness import keyed_generator
 from ..samplers import Sampler
 from ..schedules import Levels, Schedule
+from ..weightings import Learned
 from .score_error import ScoreError
 
 TABLE_ROWS = 1000
@@ -38,7 +39,7 @@ class SamplesAndFigures(L.Callback):
     learned weighting, u(σ) and its optimum (nats) go to the summary.
 
     Args:
-        distribution, schedule, levels: of the run.
+        distribution, schedule, levels, objective: of the run.
         sampler: walks down the schedule with the averaged score.
         score_error: measures the errors and losses of each level.
         num_samples: chains.
@@ -54,6 +55,7 @@ class SamplesAndFigures(L.Callback):
         distribution: Distribution,
         schedule: Schedule,
         levels: Levels,
+        objective: Objective,
         sampler: Sampler,
         score_error: ScoreError,
         num_samples: Count,
@@ -61,8 +63,8 @@ class SamplesAndFigures(L.Callback):
         seed: Index,
         folder: str,
     ) -> None:
-        self.distribution, self.schedule, self.levels, self.sampler = distribution, schedule, levels, sampler
-        self.score_error = score_error
+        self.distribution, self.schedule, self.levels, self.objective = distribution, schedule, levels, objective
+        self.sampler, self.score_error = sampler, score_error
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
 
@@ -124,15 +126,15 @@ class SamplesAndFigures(L.Callback):
     @torch.no_grad()
     def _learned_weighting(self, module: NCSN) -> tuple[Tensor, Tensor]:
         """u(σ) and its optimum ln E[σ² e / D] of the weights in training, on fresh points, `[L]` each."""
-        objective, weighting = module.loss.objective, module.loss.weighting
+        weighting = module.loss.weighting
         assert isinstance(weighting, Learned)
         generator = keyed_generator(self.seed, "learned weighting")
         sigmas = self.score_error.test.sigmas.cpu()
         sigma = sigmas.unsqueeze(-1)
         x = self.distribution.sample(sigma.shape[0] * 1024, generator=generator).view(-1, 1024, 2)
         noise = torch.randn(x.shape, generator=generator)
-        references = self.distribution.sample(objective.num_references, generator=generator)
-        error = objective(module.model, x, sigma, noise, references).mean(-1)
+        target = self.objective.target(x, sigma, noise, generator=generator)
+        error = squared_error(module.model(x + column(sigma, x) * noise, sigma), target).mean(-1)
         return weighting.u(sigmas), (sigmas.square() * error / weighting.dim).log()
 
     def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
