@@ -21,8 +21,8 @@ class CellList:
     def __init__(self, points: Float[Tensor, "points 2"], *, width: float) -> None:
         self.origin, self.width = points.amin(0), width
         cells = self._cells(points)
-        self.last = cells.amax(0) + 1
-        self.rows = int(self.last[1]) + 2
+        self.beyond = cells.amax(0) + 2  # the first cell with no neighbour among them; the last before them is −1
+        self.rows = int(self.beyond[1]) + 1
         self.keys, order = (cells[:, 0] * self.rows + cells[:, 1]).sort()
         self.points = points[order]
 
@@ -40,7 +40,7 @@ class CellList:
         Returns:
             the points; and which of them were found, where there are fewer than `count`.
         """
-        cells = torch.minimum(self._cells(x).clamp(min=0), self.last)
+        cells = torch.minimum(self._cells(x).clamp(min=-1), self.beyond)
         columns = (cells[:, :1] + torch.arange(-1, 2, device=x.device)) * self.rows + cells[:, 1:]
         first, end = torch.searchsorted(self.keys, columns - 1), torch.searchsorted(self.keys, columns + 1, right=True)
         ends = (end - first).cumsum(-1)  # of the three stretches, put in a row

@@ -7,6 +7,7 @@ Draws are made in fixed groups of `DRAW` steps, keyed by (seed, group). How many
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -107,6 +108,9 @@ class Epoch:
         self.length, self.ends = length, [block_size, *ends]
 
     def __iter__(self) -> Iterator[Block]:
+        return ahead(self._blocks())
+
+    def _blocks(self) -> Iterator[Block]:
         step = self.trainer.global_step
         last = min(_next_multiple(step, self.length), self.trainer.max_steps)
         while step < last:
@@ -120,6 +124,15 @@ class Epoch:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to restore."""
+
+
+def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks, each made by another thread while the one before is trained on."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+        block = thread.submit(next, blocks, None)
+        while (made := block.result()) is not None:
+            block = thread.submit(next, blocks, None)
+            yield made
 
 
 def _next_multiple(step: int, of: int) -> int:

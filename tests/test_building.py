@@ -238,7 +238,7 @@ def test_a_group_is_one_object_for_all_that_name_it(configure):
     job = jobs.build(configure("objective=exact"), overrides=[])
     target = job.builder.build("distribution")
     assert job.data.distribution is target
-    assert job.module.loss.objective.distribution is target
+    assert job.data.objective.distribution is target
     callbacks = job.builder.build("callbacks")
     assert callbacks["figures"].score_error is callbacks["score_error"]
     assert callbacks["score_error"].test is job.builder.build("score_test")

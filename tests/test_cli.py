@@ -30,7 +30,7 @@ TINY = [
     "data.steps_per_epoch=50",
     "data.validation_size=64",
     "score_test.num_points=64",
-    "objective.num_references=16",
+    "objective.pool_size=1000",
     "callbacks.figures.num_samples=50",
     "sampler.steps_per_level=2",
 ]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncsn_lightning import Geometric, LogUniform, TwoGaussians
-from ncsn_lightning.data import Stream
+from ncsn_lightning import Denoising, Geometric, LogUniform, StableTarget, TwoGaussians
+from ncsn_lightning.data import Block, Stream
 
 TRAIN = Path(__file__).parents[1] / "scripts/train.py"
 RECIPE = [
@@ -19,7 +19,7 @@ RECIPE = [
     "weighting=learned",
     "schedule.sigma_max=2.0",  # less than half the board's diameter
     "network.hidden_dims=[16,16]",
-    "objective.num_references=16",
+    "objective.pool_size=1000",
     "data.batch_size=64",
     "data.steps_per_epoch=50",
     "data.validation_size=64",
@@ -72,32 +72,31 @@ def test_two_ranks_leave_what_one_leaves(folders):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_one_global_batch(ranks):
-    """Their shares interleave to the batch of a single rank; references are common to all."""
+    """Their shares interleave to the batch of a single rank, the targets from a common pool too."""
     levels = LogUniform(schedule=Geometric(sigma_min=0.1, sigma_max=1.0), groups=8, stratified=True)
 
     def block(rank=0, world_size=1):
-        stream = Stream(
-            TwoGaussians(), levels, batch_size=32, num_references=5, seed=3, rank=rank, world_size=world_size
-        )
+        target = TwoGaussians()
+        objective = StableTarget(distribution=target, pool_size=1000)
+        stream = Stream(target, levels, objective, batch_size=32, seed=3, rank=rank, world_size=world_size)
         return stream.block(40, 60)  # across the boundary of two draws
 
     whole, shares = block(), [block(rank, ranks) for rank in range(ranks)]
-    for field in ("x", "sigma", "noise"):
+    for field in Block._fields:
         together = torch.stack([getattr(share, field) for share in shares], dim=2).flatten(1, 2)
         assert torch.equal(together, getattr(whole, field))
-    assert all(torch.equal(share.references, whole.references) for share in shares)
 
 
 def test_a_batch_is_a_function_of_its_step_alone():
     levels = LogUniform(schedule=Geometric(sigma_min=0.1, sigma_max=1.0))
 
     def stream(seed=0, purpose="train"):
-        return Stream(TwoGaussians(), levels, batch_size=8, num_references=0, seed=seed, purpose=purpose)
+        return Stream(TwoGaussians(), levels, Denoising(), batch_size=8, seed=seed, purpose=purpose)
 
     late = stream().block(1234, 1236)
     walked = stream()
     for step in range(1200, 1234):
         walked.block(step, step + 1)
     assert all(torch.equal(a, b) for a, b in zip(walked.block(1234, 1236), late, strict=True))
-    assert not torch.equal(stream(seed=1).block(1234, 1236).x, late.x)
-    assert not torch.equal(stream(purpose="validation").block(1234, 1236).x, late.x)
+    assert not torch.equal(stream(seed=1).block(1234, 1236).x_noisy, late.x_noisy)
+    assert not torch.equal(stream(purpose="validation").block(1234, 1236).x_noisy, late.x_noisy)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from ncsn_lightning import MLP, AnnealedLangevin, Checkerboard, Denoising, SigmaPower, SinusoidalEmbedding, TwoGaussians
+from ncsn_lightning.objectives import squared_error
 
 CHECKS_ITSELF = "Points.__init__"  # refuses the user's tensor in a line of its own
 
@@ -55,8 +56,8 @@ MISFITS = {
     "points of three coordinates": lambda: Checkerboard().score(torch.zeros(5, 3), 0.1),
     "levels that do not broadcast": lambda: Checkerboard().log_prob(points, torch.ones(4)),
     "a level as a column": lambda: network(points, torch.ones(5, 1)),
-    "noise of another batch": lambda: Denoising().target(points, torch.ones(5), torch.zeros(4, 2), points),
-    "references in batches": lambda: Denoising().target(points, torch.ones(5), points, torch.zeros(3, 7, 2)),
+    "noise of another batch": lambda: Denoising().target(points, torch.ones(5), torch.zeros(4, 2)),
+    "a target of another batch": lambda: squared_error(points, torch.zeros(4, 2)),
     "whole numbers for levels": lambda: SigmaPower(power=2.0)(torch.ones(3, dtype=torch.long)),
     "a ladder of two dimensions": lambda: langevin(TwoGaussians().score, points, torch.ones(3, 1)),
     "chains in batches": lambda: langevin(TwoGaussians().score, torch.zeros(2, 5, 2), torch.ones(3)),

@@ -141,7 +141,7 @@ def test_runs_of_the_same_seed_are_identical_and_of_another_are_not(configure):
     assert not torch.equal(first.module.model.network.last.weight, other.module.model.network.last.weight)
 
 
-COMPILED = [*QUICK, "compile=true", "network.hidden_dims=[8]", "objective=stable_target", "objective.num_references=8"]
+COMPILED = [*QUICK, "compile=true", "network.hidden_dims=[8]", "objective=stable_target", "objective.pool_size=1000"]
 
 
 of_the_compiler = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")

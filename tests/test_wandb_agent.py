@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SWEEP = yaml.safe_load((ROOT / "conf/wandb_sweep.yaml").read_text())
 BIN = Path(sys.executable).parent
 TINY = [
-    *("network.hidden_dims=[8]", "network.embedding.dim=8", "objective.num_references=16", "data.batch_size=64"),
+    *("network.hidden_dims=[8]", "network.embedding.dim=8", "objective.pool_size=1000", "data.batch_size=64"),
     *("data.validation_size=64", "score_test.num_points=16", "trainer.max_steps=20", "data.steps_per_epoch=20"),
     *("data.block_size=20", "~callbacks.figures", "data.block_ends=[]"),
 ]

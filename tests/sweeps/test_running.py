@@ -20,7 +20,7 @@ from ncsn_lightning.sweeps.lease import holder, take
 
 TRAIN = Path(__file__).parents[2] / "scripts/train.py"
 TINY = [
-    *("logger=csv", "network.hidden_dims=[16,16]", "network.embedding.dim=8", "objective.num_references=16"),
+    *("logger=csv", "network.hidden_dims=[16,16]", "network.embedding.dim=8", "objective.pool_size=1000"),
     *("data.batch_size=64", "data.validation_size=64", "score_test.num_points=64", "sampler.steps_per_level=2"),
     *("trainer.max_steps=50", "data.steps_per_epoch=50", "~callbacks.figures", "data.block_ends=[]"),
 ]
