@@ -20,8 +20,8 @@ from .arguments import Count, column, strict
 from .cells import CellList
 from .distributions import Distribution
 
-ROWS = 8192
-"""Rows whose targets are found at once, for the memory's sake."""
+ROWS = 1024
+"""Rows whose targets are found at once: what they need stays in the processor's cache."""
 
 
 def squared_error(score: Float[Tensor, "*batch 2"], target: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
@@ -91,7 +91,7 @@ class StableTarget(Objective):
     """
 
     @strict
-    def __init__(self, *, distribution: Distribution, num_references: Count = 64, pool_size: Count = 2**18) -> None:
+    def __init__(self, *, distribution: Distribution, num_references: Count = 256, pool_size: Count = 2**19) -> None:
         self.distribution = distribution
         self.num_references, self.pool_size = num_references, pool_size
         x = distribution.typical_points[:1024].float().cpu()
@@ -120,7 +120,7 @@ class StableTarget(Objective):
     def _needed(self, width: float) -> int:
         """How many points the pool must have for twice as many references around a typical one."""
         near = torch.searchsorted(self._distances, 1.5 * width) / len(self._distances)
-        return min(self.pool_size, 2**16 + int(2 * self.num_references / float(near.clamp(min=1e-9))) + 1)
+        return min(self.pool_size, 2**17 + int(2 * self.num_references / float(near.clamp(min=1e-9))) + 1)
 
     def _posterior_mean(
         self,
@@ -133,11 +133,11 @@ class StableTarget(Objective):
         noisy = x + scale * noise
         offset = (1024 * noise[:, 0]).remainder(1)  # as good as random, and needs no draw of a row's own
         references, found = cells.near(noisy, self.num_references, offset=offset)
-        away = (references - noisy.unsqueeze(1)) / scale.unsqueeze(1)  # in units of σ
-        others = torch.where(found, -away.square().sum(-1) / 2, -torch.inf)
+        away = (references - noisy.T.unsqueeze(-1)) / scale  # in units of σ, one coordinate after the other
+        others = torch.where(found, -away.square().sum(0) / 2, -torch.inf)
         own = -noise.square().sum(-1, keepdim=True) / 2
         weight = torch.cat([own, others], dim=-1).softmax(-1)
-        mean = (weight[:, 1:, None] * away).sum(1)
+        mean = (weight[:, 1:] * away).sum(-1).T
         return (mean - weight[:, :1] * noise) / scale
 
 
