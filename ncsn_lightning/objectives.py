@@ -133,12 +133,11 @@ class StableTarget(Objective):
         noisy = x + scale * noise
         offset = (1024 * noise[:, 0]).remainder(1)  # as good as random, and needs no draw of a row's own
         references, found = cells.near(noisy, self.num_references, offset=offset)
-        away = (references - noisy.T.unsqueeze(-1)) / scale  # in units of σ, one coordinate after the other
-        others = torch.where(found, -away.square().sum(0) / 2, -torch.inf)
-        own = -noise.square().sum(-1, keepdim=True) / 2
-        weight = torch.cat([own, others], dim=-1).softmax(-1)
-        mean = (weight[:, 1:] * away).sum(-1).T
-        return (mean - weight[:, :1] * noise) / scale
+        away = [r.sub_(noisy[:, d : d + 1]).div_(scale) for d, r in enumerate(references)]  # in units of σ
+        weight = away[0].square().addcmul_(away[1], away[1]).mul_(-0.5).exp_().mul_(found)
+        own = (noise.square().sum(-1, keepdim=True) / -2).exp()  # never so small that the sum would vanish
+        mean = torch.stack([torch.linalg.vecdot(weight, a) for a in away], dim=-1)
+        return (mean - own * noise) / (weight.sum(-1, keepdim=True) + own) / scale
 
 
 WIDTH = 2.2

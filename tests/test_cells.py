@@ -16,7 +16,7 @@ def test_all_points_in_the_cells_around_are_found_where_they_are_few(width, gene
     x = torch.cat([3 * torch.randn(200, 2, generator=generator), torch.tensor([[-50.0, 0.0], [0.0, 1e6]])])
     near, found = CellList(points, width=width).near(x, 500, offset=torch.rand(len(x), generator=generator))
     expected = around(points, x, width)
-    near = near.movedim(0, -1)
+    near = torch.stack(near, dim=-1)
     assert torch.equal(found.sum(-1), expected.sum(-1))
     for row in range(len(x)):
         assert torch.equal(near[row][found[row]].sort(0).values, points[expected[row]].sort(0).values)
@@ -26,7 +26,7 @@ def test_each_of_many_points_is_as_likely_as_any_other(generator):
     points = torch.rand(100, 2, generator=generator)
     x = torch.full((20_000, 2), 0.5)
     near, found = CellList(points, width=0.2).near(x, 7, offset=torch.rand(len(x), generator=generator))
-    near = near.movedim(0, -1)
+    near = torch.stack(near, dim=-1)
     assert found.all()
     expected = points[around(points, x[:1], 0.2)[0]]
     assert len(expected) > 20
