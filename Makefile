@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test test-cluster check figures results same benchmark benchmark-sweeps torture clean
+.PHONY: setup train test test-cluster check figures results reproduce same benchmark benchmark-sweeps torture clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,9 @@ same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same wei
 
 results: $(STAMP)  ## run the sweeps of docs/results.md, or what is left of them, and write its tables and pictures
 	$(BIN)/python scripts/results.py $(ARGS)
+
+reproduce: $(STAMP)  ## run published experiments anew, or what is left of them; ARGS="ncsn_toy" for one
+	$(BIN)/python scripts/reproduce.py $(ARGS)
 
 benchmark: $(STAMP)  ## time training and sampling against the primer's loops
 	$(BIN)/python scripts/benchmark.py $(ARGS)

@@ -9,15 +9,23 @@ from typing import Any
 _HOMES = {
     "distributions": (
         "Checkerboard Circles Distribution EightGaussians FortyGaussians FractalTree GaussianMixture GridGaussians "
-        "Moons Pinwheel Points Rings SCurve SwissRoll TwoGaussians TwoSpirals"
+        "Modes Moons Pinwheel Points Rings SCurve SwissRoll TwoGaussians TwoSpirals"
     ),
     "schedules": "DDPM DDPMCosine Geometric Karras Ladder Levels Linear LogNormal LogUniform Schedule Single",
     "networks": "FiLM FourierEmbedding MLP Network SinusoidalEmbedding",
-    "scores": "Energy Preconditioned Raw Scaled Score ScoreModel Unconditional",
+    "scores": "Density Energy ExactScore Preconditioned Raw Scaled Score ScoreModel Unconditional",
     "objectives": "Denoising Exact Objective StableTarget",
     "weightings": "EDM Learned MinSNR SigmaPower Weighting",
-    "samplers": "AnnealedLangevin Langevin Sampler",
-    "metrics": "ScoreErrors ScoreTest off_support",
+    "samplers": (
+        "MALA AdaptiveODE Ancestral AnnealedLangevin Chain ConsistentAnnealed Euler Heun Langevin Multistep "
+        "PredictorCorrector Sampler Stepper StochasticHeun UnderdampedLangevin"
+    ),
+    "likelihood": "DormandPrince Likelihood RungeKutta cross_entropy",
+    "metrics": (
+        "CoverageGap DensityTV EnergyDistance ModeWeights OffSupport SampleMetric SampleTest ScoreErrors ScoreSplit "
+        "ScoreTest SlicedWasserstein2 SquaredMMD Wasserstein2 coverage curl energy_distance off_support "
+        "sliced_wasserstein2 squared_mmd total_variation wasserstein2"
+    ),
     "data": "StreamingDataModule",
     "module": "NCSN",
     "runs": "Run load_run",

@@ -51,6 +51,8 @@ class Stream:
         seed: of every draw.
         purpose: keeps streams of the same seed apart.
         draw: steps drawn at once.
+        size: of a fixed set of the target's points, a function of the seed, from which all rows are drawn with
+            replacement; None for fresh ones.
         rank, world_size: the share: every `world_size`-th level, from `rank`.
     """
 
@@ -64,10 +66,12 @@ class Stream:
         seed: int,
         purpose: str = "train",
         draw: int = DRAW,
+        size: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.distribution, self.levels, self.objective = distribution, levels, objective
+        self.fixed = None if size is None else training_set(distribution, size, seed=seed)
         self.seed, self.purpose, self.draw = seed, purpose, draw
         self.groups = levels.groups or batch_size
         self.points = batch_size // self.groups
@@ -78,12 +82,17 @@ class Stream:
         """Steps `draw * index` to `draw * (index + 1)`, this rank's share."""
         generator = keyed_generator(self.seed, self.purpose, index)
         shape = (self.draw, self.groups, self.points, 2)
-        x = self.distribution.sample(shape[0] * shape[1] * shape[2], generator=generator).view(shape)
+        x = self._rows(shape[0] * shape[1] * shape[2], generator).view(shape)
         sigma = self.levels.sample(self.draw, self.groups, generator=generator).unsqueeze(-1)
         noise = torch.randn(shape, generator=generator)
         x, sigma, noise = (field[:, self.share] for field in (x, sigma, noise))
         target = self.objective.target(x, sigma, noise, generator=generator)
         return Block(x + column(sigma, x) * noise, sigma, target)
+
+    def _rows(self, n: int, generator: torch.Generator) -> Tensor:
+        if self.fixed is None:
+            return self.distribution.sample(n, generator=generator)
+        return self.fixed[torch.randint(len(self.fixed), (n,), generator=generator)]
 
     def block(self, start: int, stop: int) -> Block:
         """The batches of steps `start` to `stop`."""
@@ -94,6 +103,11 @@ class Stream:
             pieces.append([field[offset : offset + count] for field in self._draw(index)])
             start += count
         return Block(*(fields[0] if len(pieces) == 1 else torch.cat(fields) for fields in zip(*pieces, strict=True)))
+
+
+def training_set(distribution: Distribution, size: int, *, seed: int) -> Tensor:
+    """The points that a training with `train_size=size` sees, `[size, 2]`."""
+    return distribution.sample(size, generator=keyed_generator(seed, "training set"))
 
 
 class Epoch:
@@ -150,7 +164,9 @@ class StreamingDataModule(L.LightningDataModule):
         steps_per_epoch: optimiser steps between validations (and checkpoints).
         block_ends: optimiser steps at whose multiples a block must end, besides.
         objective: what the score is regressed on.
-        validation_size: rows of the validation batch.
+        validation_size: rows of the validation batch, always fresh.
+        train_size: points of a fixed training set, from which all rows are drawn with replacement; None for an infinite
+            stream of fresh ones.
         seed: of every draw.
     """
 
@@ -166,9 +182,15 @@ class StreamingDataModule(L.LightningDataModule):
         block_ends: list[Count],
         objective: Objective,
         validation_size: Count,
+        train_size: Count | None = None,
         seed: Index,
     ) -> None:
         super().__init__()
+        if train_size is not None and not objective.of_rows_alone:
+            raise ValueError(
+                f"train_size={train_size}: {type(objective).__name__} asks the target for more than these points; "
+                "use objective=denoising, or train_size=null"
+            )
         for name, size in (("batch_size", batch_size), ("validation_size", validation_size)):
             if levels.groups is not None and size % levels.groups:
                 raise ValueError(
@@ -178,7 +200,7 @@ class StreamingDataModule(L.LightningDataModule):
         self.distribution, self.levels = distribution, levels
         self.batch_size, self.validation_size = batch_size, validation_size
         self.block_size, self.steps_per_epoch, self.block_ends = block_size, steps_per_epoch, block_ends
-        self.objective, self.seed = objective, seed
+        self.objective, self.train_size, self.seed = objective, train_size, seed
 
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError where `ranks` processes cannot share a batch evenly."""
@@ -196,6 +218,7 @@ class StreamingDataModule(L.LightningDataModule):
             *(self.distribution, self.levels, self.objective),
             batch_size=self.batch_size,
             seed=self.seed,
+            size=self.train_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )

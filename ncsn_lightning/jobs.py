@@ -37,13 +37,20 @@ from .module import NCSN
 from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
+from .scores import ScoreModel
 
 log = logging.getLogger(__name__)
 
 TRUSTED = ("ncsn_lightning", "torch.optim", "lightning")
 """Packages whose classes a run that is resumed may name."""
 
-PARTS: dict[str, type] = {"schedule": Schedule, "sampler": Sampler, "module": NCSN, "data": StreamingDataModule}
+PARTS: dict[str, type] = {
+    "score": ScoreModel,
+    "schedule": Schedule,
+    "sampler": Sampler,
+    "module": NCSN,
+    "data": StreamingDataModule,
+}
 
 
 ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -148,6 +155,8 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
         builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
         if isinstance(target, Distribution):
             builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
+        if isinstance(parts["score"], ScoreModel):
+            builder.attempt("sampler: ", lambda: sampler.check_score(parts["score"]))
     if isinstance(optimizer, functools.partial):
         settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
         builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))

@@ -30,7 +30,13 @@ def squared_error(score: Float[Tensor, "*batch 2"], target: Float[Tensor, "*batc
 
 
 class Objective(ABC):
-    """What the score at noisy points is regressed on."""
+    """What the score at noisy points is regressed on.
+
+    Attributes:
+        of_rows_alone: whether a target depends on its own row alone, and on nothing else that is known of the data.
+    """
+
+    of_rows_alone: bool = False
 
     @abstractmethod
     def target(
@@ -58,6 +64,8 @@ class Denoising(Objective):
     Source: A Connection Between Score Matching and Denoising Autoencoders, Vincent, 2011, eq. 11; Generative Modeling
     by Estimating Gradients of the Data Distribution, Song & Ermon, 2019, eq. 5.
     """
+
+    of_rows_alone = True
 
     def target(
         self,
@@ -110,7 +118,7 @@ class StableTarget(Objective):
         rows, noises = x.reshape(-1, 2), noise.reshape(-1, 2)
         field = torch.empty_like(rows)
         octaves = (2 * levels.log2()).floor()  # half ones: cells of one width serve levels that differ by less than √2
-        for octave in octaves.unique():  # type: ignore[no-untyped-call]
+        for octave in octaves.unique():
             width = WIDTH * 2.0 ** (float(octave + 1) / 2)
             cells = CellList(pool[: self._needed(width)], width=width)
             for chunk in (octaves == octave).nonzero().squeeze(-1).split(ROWS):
@@ -164,5 +172,5 @@ class Exact(Objective):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch 2"]:
         noisy, levels = (x + column(sigma, x) * noise).reshape(-1, 2), sigma.expand(x.shape[:-1]).reshape(-1)
-        pieces = zip(noisy.split(ROWS), levels.split(ROWS), strict=True)  # type: ignore[no-untyped-call]
+        pieces = zip(noisy.split(ROWS), levels.split(ROWS), strict=True)
         return torch.cat([self.distribution.score(*piece) for piece in pieces]).view(x.shape)

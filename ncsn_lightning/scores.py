@@ -1,11 +1,13 @@
 r"""Parametrisations: how a backbone F becomes a score $s_\theta(x, \sigma) \approx \nabla_x \log p_\sigma(x)$.
 
 Anything with the call signature of `Score` serves a sampler or a metric: a trained network or a target's exact score.
+Some scores are known to be the gradient of something that they can evaluate too (`Density`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .arguments import NonNegative, Positive, column, strict
+from .distributions import Distribution
 from .networks import Network
 
 
@@ -23,6 +26,53 @@ class Score(Protocol):
     def __call__(
         self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float, /
     ) -> Float[Tensor, "*batch 2"]: ...
+
+
+@runtime_checkable
+class Density(Score, Protocol):
+    """A score that also knows of what it is the gradient."""
+
+    def log_density(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float, /
+    ) -> Float[Tensor, "*batch"]:
+        """log p_σ(x) in nats, up to a constant for each σ."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExactScore:
+    """The truth about a target as a `Density`; as a mere `Score` its method `score` is enough.
+
+    Args:
+        distribution: the target.
+    """
+
+    distribution: Distribution
+
+    def __call__(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch 2"]:
+        return self.distribution.score(x, sigma)
+
+    def log_density(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch"]:
+        return self.distribution.log_prob(x, sigma)
+
+
+def jacobian(
+    score: Score, x: Float[Tensor, "n 2"], sigma: Float[Tensor, ""] | float
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2 2"]]:
+    """A score and its exact derivatives ∂s_i/∂x_j, `[n, i, j]`, by two backward passes."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        values = score(x, sigma)
+        first, second = values.unbind(-1)
+        rows = [
+            torch.autograd.grad(first.sum(), x, retain_graph=True)[0],
+            torch.autograd.grad(second.sum(), x)[0],
+        ]
+    return values.detach(), torch.stack(rows, dim=1)
 
 
 class ScoreModel(nn.Module, ABC):
@@ -145,6 +195,11 @@ class Energy(_UnitVariance):
     def energy(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float) -> Float[Tensor, "*batch"]:
         """E(x, σ) in nats: −log p_σ(x) up to a constant for each σ."""
         return self._energy(x, column(sigma, x))
+
+    def log_density(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch"]:
+        return -self.energy(x, sigma)
 
     def _energy(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch"]:
         _, u, inner = self._parts(x, sigma)

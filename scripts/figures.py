@@ -20,16 +20,39 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ncsn_lightning import (
+    MALA,
+    AdaptiveODE,
+    Ancestral,
     AnnealedLangevin,
+    ConsistentAnnealed,
     Distribution,
+    Euler,
+    ExactScore,
     Geometric,
+    Heun,
+    Karras,
     Langevin,
+    Multistep,
     Points,
+    PredictorCorrector,
+    Sampler,
     ScoreTest,
+    StochasticHeun,
+    TwoGaussians,
+    UnderdampedLangevin,
     distributions,
     load_run,
 )
-from ncsn_lightning.plotting import limits, plot_filmstrip, plot_samples, plot_score_error, plot_score_field, png
+from ncsn_lightning.plotting import (
+    limits,
+    plot_filmstrip,
+    plot_mode_weights,
+    plot_paths,
+    plot_samples,
+    plot_score_error,
+    plot_score_field,
+    png,
+)
 from ncsn_lightning.plotting.score_field import BACKGROUND_MAP
 from ncsn_lightning.plotting.space import (
     CONTOURS,
@@ -42,6 +65,7 @@ from ncsn_lightning.plotting.space import (
 )
 from ncsn_lightning.plotting.style import BLACK, DENSITY_MAP, VERMILION, WIDTH, new_figure, numpy, styled
 from ncsn_lightning.randomness import keyed_generator
+from ncsn_lightning.samplers import Prior
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 MAX_BYTES = 300_000
@@ -153,7 +177,57 @@ def filmstrip() -> Figure:
     sampler = AnnealedLangevin(step_ratio=0.1, steps_per_level=100, denoise=True)
     start = sampler.start(3000, target, float(sigmas[0]), generator=keyed_generator(0, "start"))
     walk = sampler.trajectory(target.score, start, sigmas, generator=keyed_generator(0, "filmstrip"))
-    return plot_filmstrip(target, [start, *walk], sigmas)
+    return plot_filmstrip(target, [start, *walk], sampler.reached(sigmas))
+
+
+def samplers(prior: Prior, *, steps: int) -> dict[str, Sampler]:
+    """Every sampler by its option on the command line; of those that stay at a level, so many steps at each."""
+    kept = {"prior": prior, "denoise": True}
+    return {
+        "langevin": Langevin(step=0.05, steps_per_level=10 * steps),
+        "annealed_langevin": AnnealedLangevin(step_ratio=0.1, steps_per_level=steps, **kept),
+        "underdamped": UnderdampedLangevin(step_ratio=0.5, steps_per_level=steps, **kept),
+        "mala": MALA(step_ratio=0.5, steps_per_level=steps, **kept),
+        "consistent_annealed": ConsistentAnnealed(step_ratio=0.9, **kept),
+        "ancestral": Ancestral(**kept),
+        "predictor_corrector": PredictorCorrector(**kept),
+        "euler": Euler(**kept),
+        "heun": Heun(**kept),
+        "multistep": Multistep(**kept),
+        "stochastic_heun": StochasticHeun(**kept),
+        "adaptive_ode": AdaptiveODE(**kept),
+    }
+
+
+def paths() -> Figure:
+    """Six chains of every sampler on the exact score of eight Gaussians, from the same starts."""
+    target = distributions.EightGaussians()
+    sigmas = Geometric(sigma_min=0.01, sigma_max=target.diameter, num_levels=20).sigmas
+    walks = {
+        name: list(sampler.walk(ExactScore(target), target, sigmas, n=6, seed=1))
+        for name, sampler in samplers("moment_matched", steps=10).items()
+    }
+    return plot_paths(target, walks)
+
+
+def mode_weights() -> Figure:
+    """The weight of the heavier of two modes against their distance: every sampler on the exact score."""
+    separations, n = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 14.0, 18.0]), 4000
+    weights: dict[str, list[float]] = {}
+    for separation in separations.tolist():
+        target = TwoGaussians(offset=separation / 8**0.5)
+        sigmas = Karras(sigma_min=0.1, sigma_max=target.diameter, num_levels=20).sigmas
+        for name, sampler in samplers("moment_matched", steps=20).items():
+            *_, x = sampler.walk(ExactScore(target), target, sigmas, n=n, seed=0)
+            weights.setdefault(name, []).append(_heavier(target, x))
+    curves = {name: torch.tensor(values) for name, values in weights.items()}
+    return plot_mode_weights(separations, curves, truth=0.8, error=(0.8 * 0.2 / n) ** 0.5)
+
+
+def _heavier(target: TwoGaussians, x: Tensor) -> float:
+    """Mean responsibility of the heavier mode: .8 for samples of the target, however close the modes are."""
+    log_odds = (target.weights[0] / target.weights[1]).log() + x.double() @ (target.means[0] - target.means[1])
+    return float(log_odds.sigmoid().mean())  # unit variances, and means opposite each other
 
 
 def trained(folder: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
@@ -173,10 +247,14 @@ def trained(folder: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a run's folder or a checkpoint, for the pictures of a trained network")
+    parser.add_argument("--only", nargs="+", help="names of the pictures to draw, instead of all")
     arguments = parser.parse_args()
-    pictures = {function.__name__: function for function in (gallery, smoothing, why_anneal, filmstrip)}
+    drawn = (gallery, smoothing, why_anneal, filmstrip, paths, mode_weights)
+    pictures = {function.__name__: function for function in drawn}
     if arguments.run:
         pictures |= dict(trained(arguments.run))
+    if arguments.only:
+        pictures = {name: pictures[name] for name in arguments.only}
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, draw in pictures.items():
         content = png(draw())

@@ -51,6 +51,10 @@ def importable(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+OTHER_SAMPLERS = ("sampler=", "experiment=table2", "experiment=edm2_toy")
+"""Overrides after which the sampler may have no number of steps per level."""
+
+
 @pytest.fixture
 def configure(tmp_path):
     """Compose the plain configuration of a small run in `tmp_path`, as the command line would."""
@@ -66,7 +70,7 @@ def configure(tmp_path):
             "data.validation_size=64",
             "score_test.num_points=64",
             "callbacks.figures.num_samples=50",
-            "sampler.steps_per_level=2",
+            *(["sampler.steps_per_level=2"] if not any(o.startswith(OTHER_SAMPLERS) for o in overrides) else []),
             "+trainer.enable_progress_bar=false",
             "~callbacks.progress",
         ]

@@ -20,10 +20,12 @@ OPTIONS = [
     for path in FILES
     if path.parent != CONF and path.parent.name not in ("callbacks", "paths")
 ]
+OPTIONS.remove("score=exact")  # of which there is nothing to train
 NEEDS = {
     "distribution=points": ["distribution.path={points}"],
     "experiment=your_points": ["distribution.path={points}"],
     "schedule=single": ["levels=ladder"],
+    "sampler=mala": ["score=energy"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # where there is none
     "trainer=ddp": ["trainer.accelerator=cpu"],
 }
@@ -139,6 +141,14 @@ ONE_LINE = [
     (["sampler.step_ratio=2"], "sampler.step_ratio=2: should be less than 2"),
     (["sampler=langevin", "sampler.step=1e-3"], "sampler.step=0.001 makes the chain unstable: .* keep step below"),
     (["sampler=annealed_langevin_primer", "sampler.base_step=1"], "sampler.base_step=1 makes .* keep base_step below"),
+    (
+        ["sampler=consistent_annealed", "sampler.step_ratio=0.3"],
+        "sampler.step_ratio=0.3 lies outside 1 − γ … 1 \\+ γ: ",
+    ),
+    (["sampler.step_ratio=auto", "schedule=single", "levels=ladder"], "sampler.step_ratio='auto' follows from .* two"),
+    (["score=exact"], "score=ExactScore: should be a ScoreModel"),
+    (["sampler=mala"], "sampler: MALA accepts and rejects by log p_σ, which Preconditioned does not have; use score=e"),
+    (["sampler=predictor_corrector", "sampler.predictor=heun"], "sampler.predictor='heun': should be 'reverse_diffus"),
     (["sampler.prior=flat"], "sampler.prior='flat': should be 'gaussian', 'moment_matched' or 'uniform'"),
     (["optimizer.lr=-1"], "optimizer, of lr=-1.*: Invalid learning rate: -1"),
     (["optimizer.lr=nan"], "optimizer.lr=nan: should be a finite number"),

@@ -46,7 +46,16 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert (points["x"].shape, points["truth"].shape) == ((50, 2), (50, 2))
     on_the_board = np.floor(points["truth"]).sum(-1) % 2 == 0
     assert on_the_board.all()
-    names = {"samples", "score_field", "score_error", "loss_levels", "filmstrip", "schedule", "learned_weighting"}
+    names = {
+        "samples",
+        "score_field",
+        "score_error",
+        "loss_levels",
+        "filmstrip",
+        "schedule",
+        "learned_weighting",
+        "score_split",
+    }
     assert {p.stem for p in (folder / "figures").glob("*.png")} == names
     for picture in (folder / "figures").glob("*.png"):
         assert picture.stat().st_size < 300_000
@@ -66,6 +75,11 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert learned.keys() == report["metrics"]["optimal_weighting_per_level"].keys() == per_level.keys()
     assert all(np.isfinite(list(learned.values())))
     assert report["metrics"]["score_error"] == pytest.approx(np.mean(list(per_level.values())))
+    assert report["metrics"].keys() >= {"energy_distance", "sliced_wasserstein2", "density_tv"}
+    assert "mode_weights" not in report["metrics"]  # a board has none
+    floor = report["metrics"]["floors"]["density_tv"]
+    assert (floor["value"], floor["num_points"]) == (report["metrics"]["density_tv"], 50)
+    assert report["metrics"]["score_error_gradient"] > 0
     inside = torch.isfinite(Checkerboard().log_prob(torch.from_numpy(points["x"]), 0.0)).double().mean()
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
 

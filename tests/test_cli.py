@@ -48,7 +48,8 @@ WITHOUT_TORCH = {
     "train --cfg job": "",
     "train schedule=geometrc": "schedule=geometrc: no such option; did you mean geometric?",
     "train network/embedding=furier": "network/embedding=furier: no such option; did you mean fourier?",
-    "train experiment=best": "experiment=best: no such option; choose one of default, ncsn_toy, primer, your_points",
+    "train experiment=best": "experiment=best: no such option; choose one of default, edm2_toy, ncsn_toy, primer, "
+    "table2, techniques, your_points",
     "train shedule=geometric": "shedule=geometric: no such key; did you mean schedule?",
     "train schedule.sigma_mx=1": "schedule.sigma_mx=1: no such key; did you mean schedule.sigma_max?",
     "train shedule.sigma_max=1": "shedule.sigma_max=1: no such key; did you mean schedule.sigma_max?",
@@ -221,14 +222,33 @@ def test_sample_needs_the_checkpoint_alone(run, command, tmp_path):
     assert left == {"elsewhere.ckpt", "a/x.npz", "a/x.png", "x.csv", "x.png", "y.csv", "y.png"}
 
 
+def test_the_truth_takes_the_networks_place(run, command, tmp_path, capsys):
+    """With the exact score nothing depends on the weights: MALA has its density, and the board is met."""
+    ask = [f"run={run}", "n=500", "score=exact"]
+    assert command("sample", *ask, "sampler=mala", "sampler.steps_per_level=2", "out=x.npz") == []
+    assert command("evaluate", *ask, "sampler=multistep", "num_levels=2", "out=numbers.json") == []
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["score_error"] == 0
+    assert set(numbers["off_support"]) == {"exact score"}
+    assert numbers["off_support"]["exact score"] < 0.2
+
+
+SMALL = ("evaluation.split.resolution=64", "evaluation.split.num_levels=3", "evaluation.likelihood.num_points=50")
+
+
 def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
-    assert command("evaluate", f"run={run}", "n=50", "num_levels=3", "sigma_max=2.0", "out=numbers.json") == []
+    assert command("evaluate", f"run={run}", "n=50", "num_levels=3", "sigma_max=2.0", *SMALL, "out=numbers.json") == []
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert list(numbers["score_error_per_level"])[::2] == ["2", "0.01"]
     assert numbers["score_error"] == pytest.approx(np.mean(list(numbers["score_error_per_level"].values())))
-    assert set(numbers["off_support"]) == {"network", "exact score"}
+    assert set(numbers["samples"]) == {"network", "exact score"}
+    measured = numbers["samples"]["exact score"]["off_support"]
+    assert measured.keys() == {"value", "floor", "deviation", "num_points"}
+    assert (measured["floor"], measured["num_points"]) == (0, 50)
+    value, error = numbers["likelihood"]["kl"]["value"], numbers["likelihood"]["kl"]["error"]
+    assert value > 3 * error  # of a network that hardly trained
     assert "relative score error" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.json", "numbers.png"]
 
 
 QUESTIONS = [
@@ -240,6 +260,9 @@ QUESTIONS = [
     ("sample sampler=annealed_langevin_primer sampler.base_step=1", "sampler.base_step=1 makes the chain unstable"),
     ("sample sampler=langevin sampler.step=0.01", "sampler.step=0.01 makes the chain unstable: at σ=0.01 the target"),
     ("sample sampler=annealed_langevin sampler.step_ratio=3", "sampler.step_ratio=3: should be less than 2"),
+    ("sample score=karras", "score=ncsn_lightning.scores.Preconditioned: a run has its own network; choose exact"),
+    ("sample sampler=mala", "sampler: MALA accepts and rejects by log p_σ, which Preconditioned does not have"),
+    ("sample sampler=consistent_annealed sampler.step_ratio=0.1", "sampler.step_ratio=0.1 lies outside"),
     ("evaluate num_levels=0", "num_levels=0: give a whole number of at least 1"),
     ("evaluate sigma_min=-1", "sigma_min=-1: should be greater than 0"),
     ("evaluate out=x.npz", "out=x.npz: give a name that ends in .json"),

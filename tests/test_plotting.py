@@ -27,10 +27,14 @@ from ncsn_lightning.plotting import (
     plot_filmstrip,
     plot_learned_weighting,
     plot_loss_levels,
+    plot_mode_weights,
+    plot_model_density,
+    plot_paths,
     plot_samples,
     plot_schedule,
     plot_score_error,
     plot_score_field,
+    plot_score_split,
     png,
 )
 from ncsn_lightning.plotting.space import density_grid, mass_levels, pixel_sigma
@@ -65,11 +69,12 @@ def samples(target: Gaussian) -> Tensor:
 
 
 def walk(target: Gaussian, levels: int) -> tuple[list[Tensor], Tensor]:
-    """L + 1 clouds that shrink with the level, and the levels."""
+    """L + 1 clouds that shrink with the level, and the level of each."""
     sigmas = torch.logspace(0.5, -2, levels)
     clouds = [target.sample(300, generator=torch.Generator().manual_seed(i)) for i in range(levels + 1)]
     noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(99))
-    return [x + s * noise for x, s in zip(clouds, [sigmas[0], *sigmas], strict=True)], sigmas
+    followed = torch.cat([sigmas[:1], sigmas])
+    return [x + s * noise for x, s in zip(clouds, followed, strict=True)], followed
 
 
 def spatial(figure: Figure) -> list[Axes]:
@@ -86,7 +91,8 @@ def texts(axes: Axes) -> str:
 
 
 def every_figure(target: Gaussian) -> dict[str, Figure]:
-    states, sigmas = walk(target, 10)
+    states, levels = walk(target, 10)
+    sigmas = levels[1:]
     grid = torch.logspace(0.5, -2, 100)
     error, ones = torch.logspace(-3, -1, 10), torch.ones(10)
     score = target.score
@@ -94,7 +100,9 @@ def every_figure(target: Gaussian) -> dict[str, Figure]:
         "samples": plot_samples(target, states[-1], sigma=0.1),
         "field": plot_score_field(target, lambda x, sigma: 0.9 * score(x, sigma), sigmas[::3]),
         "error": plot_score_error(sigmas, error, others={"other": 2 * error}),
-        "filmstrip": plot_filmstrip(target, states, sigmas),
+        "filmstrip": plot_filmstrip(target, states, levels),
+        "split": plot_score_split(sigmas, error, 2 * error),
+        "model": plot_model_density(target, lambda x: target.log_prob(x, 0.2), 0.1, resolution=40),
         "loss": plot_loss_levels(sigmas, ones + error, ones),
         "ladder": plot_schedule(sigmas, sigma_grid=grid, weight=grid**2),
         "density": plot_schedule(sigmas, sigma_grid=grid, weight=grid**2, density=torch.exp(-(grid.log() ** 2))),
@@ -107,7 +115,7 @@ def figures(target: Gaussian) -> dict[str, Figure]:
     return every_figure(target)
 
 
-NAMES = ["samples", "field", "error", "filmstrip", "loss", "ladder", "density", "learned"]
+NAMES = ["samples", "field", "error", "filmstrip", "split", "model", "loss", "ladder", "density", "learned"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -181,7 +189,7 @@ def test_what_is_not_seen_is_said(target: Gaussian) -> None:
     assert "7 outside the frame, 3 not finite" in right.get_title()
     assert len(scattered(right)) == 497
     states = [inside] * 3
-    assert "7 outside the frame, 3 not finite" in texts(spatial(plot_filmstrip(target, states, torch.ones(2)))[2])
+    assert "7 outside the frame, 3 not finite" in texts(spatial(plot_filmstrip(target, states, torch.ones(3)))[2])
 
 
 def test_no_finite_sample_is_no_crash(target: Gaussian) -> None:
@@ -252,8 +260,8 @@ def test_score_error_without_a_drawable_number(value: float) -> None:
 
 
 def test_filmstrip_shows_first_and_last_and_captions_levels(target: Gaussian) -> None:
-    states, sigmas = walk(target, 10)
-    panels = spatial(plot_filmstrip(target, states, sigmas))
+    states, levels = walk(target, 10)
+    panels = spatial(plot_filmstrip(target, states, levels))
     np.testing.assert_allclose(scattered(panels[0]), states[0].numpy())
     np.testing.assert_allclose(scattered(panels[-1]), states[-1].numpy())
     assert panels[0].get_title() == "prior"
@@ -267,14 +275,14 @@ def test_filmstrip_fills_its_grid(target: Gaussian, levels: int, panels: int) ->
 
 @pytest.mark.parametrize("show", [plot_filmstrip, animate_annealing])
 def test_states_without_the_prior_are_refused(target: Gaussian, show: object) -> None:
-    states, sigmas = walk(target, 4)
-    with pytest.raises(ValueError, match="states: 4 clouds for 4 sigmas"):
-        show(target, states[1:], sigmas)  # type: ignore[operator]
+    states, levels = walk(target, 4)
+    with pytest.raises(ValueError, match="states: 4 clouds for 5 levels"):
+        show(target, states[1:], levels)  # type: ignore[operator]
 
 
 def test_animation_is_a_small_gif_that_holds_its_end(target: Gaussian) -> None:
-    states, sigmas = walk(target, 80)
-    data = animate_annealing(target, states, sigmas, max_frames=20)
+    states, levels = walk(target, 80)
+    data = animate_annealing(target, states, levels, max_frames=20)
     assert data.startswith(b"GIF89a")
     assert len(data) < 3_000_000
     image = Image.open(io.BytesIO(data))
@@ -334,6 +342,23 @@ def test_learned_weighting_draws_both_curves() -> None:
     np.testing.assert_allclose(points.get_ydata(), [math.nan, 0.25])
 
 
+def test_score_split_stacks_the_shares_to_one() -> None:
+    gradient, still = torch.tensor([0.1, 0.3, math.nan]), torch.tensor([0.3, 0.1, math.nan])
+    left, right = plot_score_split(torch.tensor([1.0, 0.1, 0.01]), gradient, still).axes
+    heights = [patch.get_height() for patch in left.patches]
+    np.testing.assert_allclose(heights, [math.nan, 0.75, 0.25, math.nan, 0.25, 0.75], rtol=1e-6)
+    assert "1 levels finer than the grid" in left.get_title(loc="left")
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [math.nan, 0.3, 0.1], rtol=1e-6)
+
+
+def test_model_density_draws_the_difference_from_the_closed_form(target: Gaussian) -> None:
+    figure = plot_model_density(target, lambda x: target.log_prob(x, 0.1) + math.log(1.1), 0.1, resolution=40)
+    exact, model, difference = (axes.images[0].get_array() for axes in figure.axes[:3])
+    np.testing.assert_allclose(model, 1.1 * exact, rtol=1e-9)
+    np.testing.assert_allclose(difference, 0.1 * exact, rtol=1e-9)
+    assert float(exact.max()) == pytest.approx(1 / (2 * math.pi * (STD**2 + 0.01)), rel=0.02)
+
+
 def test_the_users_settings_are_neither_used_nor_changed(target: Gaussian, samples: Tensor) -> None:
     import matplotlib
 
@@ -359,3 +384,29 @@ def test_pyplot_is_never_imported() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_paths_go_through_every_state_in_a_panel_for_each_sampler(target: Gaussian) -> None:
+    states, _ = walk(target, 3)
+    few = [state[:5] for state in states]
+    figure = plot_paths(target, {"one": few, "two": few[::-1], "three": few[:2]}, columns=2)
+    one, two, three = spatial(figure)
+    *chains, ends = one.get_lines()
+    assert [line.get_title() for line in (one, two, three)] == ["one", "two", "three"]
+    for index, chain in enumerate(chains):
+        np.testing.assert_allclose(chain.get_xydata(), torch.stack(few)[:, index].numpy())
+    np.testing.assert_allclose(ends.get_xydata(), few[-1].numpy())
+    assert len(png(figure)) < 300_000
+
+
+def test_mode_weights_are_drawn_beside_the_exact_one_and_its_error() -> None:
+    separations, plain = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([0.8, 0.6, 0.5])
+    figure = plot_mode_weights(separations, {"plain": plain, "annealed": plain + 0.1}, truth=0.8, error=0.01)
+    (axes,) = figure.axes
+    exact, first, second = axes.get_lines()
+    assert exact.get_ydata()[0] == 0.8
+    np.testing.assert_allclose(first.get_xydata(), torch.stack([separations, plain], -1).numpy())
+    np.testing.assert_allclose(second.get_ydata(), (plain + 0.1).numpy())
+    band = axes.patches[0].get_bbox()
+    assert (band.y0, band.y1) == (pytest.approx(0.78), pytest.approx(0.82))
+    assert len(png(figure)) < 300_000

@@ -32,6 +32,20 @@ def results():
     return results
 
 
+@pytest.fixture(scope="module")
+def page(results):
+    return sys.modules["page"]
+
+
+@pytest.fixture(scope="module")
+def reproduce(results):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import reproduce
+
+    sys.path.remove(str(ROOT / "scripts"))
+    return reproduce
+
+
 def test_a_number_and_its_error_have_the_same_digits():
     assert plus_minus(0.012344, 0.00042) == "0.01234 ± 0.00042"
     assert plus_minus(12.345, 1.2) == "12.3 ± 1.2"
@@ -59,13 +73,13 @@ def test_the_table_has_every_configuration_and_says_what_ties(results, tmp_path)
     assert "72 jobs, 15 min 0 s" in text
 
 
-def test_what_stands_between_the_marks_alone_is_written(results):
-    page = PAGE.format("a") + PAGE.format("b")
-    once = results.written(page, "b", "new \\1")
+def test_what_stands_between_the_marks_alone_is_written(page):
+    text = PAGE.format("a") + PAGE.format("b")
+    once = page.written(text, "b", "new \\1")
     assert once == PAGE.format("a") + PAGE.format("b").replace("old\n", "new \\1\n\n")
-    assert results.written(once, "b", "new \\1") == once
+    assert page.written(once, "b", "new \\1") == once
     with pytest.raises(SystemExit, match="<!-- sweep: c -->"):
-        results.written(page, "c", "")
+        page.written(text, "c", "")
 
 
 def test_a_gallery_shows_each_target_once_and_the_best_first(tmp_path):
@@ -106,6 +120,9 @@ def test_make_results_trains_draws_and_keeps_the_sentences(tmp_path):
         assert image.width > 800
 
 
-def test_the_page_has_the_marks(results):
+def test_the_page_has_the_marks(results, reproduce):
     text = results.PAGE.read_text()
-    assert re.findall(r"<!-- sweep: (\w+) -->\n.*?<!-- end -->", text, re.DOTALL) == list(results.RESULTS)
+    assert re.findall(r"<!-- sweep: (\w+) -->\n.*?<!-- end -->", text, re.DOTALL) == [
+        *results.RESULTS,
+        *reproduce.REPRODUCTIONS,
+    ]

@@ -6,8 +6,30 @@ import math
 import pytest
 import torch
 
-from ncsn_lightning import AnnealedLangevin, Geometric, Langevin, TwoGaussians
-from ncsn_lightning.distributions import Checkerboard
+from ncsn_lightning import (
+    DDPM,
+    MALA,
+    AdaptiveODE,
+    Ancestral,
+    AnnealedLangevin,
+    Checkerboard,
+    ConsistentAnnealed,
+    Energy,
+    Euler,
+    ExactScore,
+    Geometric,
+    Heun,
+    Karras,
+    Langevin,
+    Linear,
+    Multistep,
+    PredictorCorrector,
+    Raw,
+    StochasticHeun,
+    TwoGaussians,
+    UnderdampedLangevin,
+)
+from ncsn_lightning.networks import MLP, SinusoidalEmbedding
 
 
 def gaussian_score(variance):
@@ -114,19 +136,192 @@ def test_gradients_stay_on_between_states():
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize(
-    "sampler", [AnnealedLangevin(step_ratio=0.1, steps_per_level=7, denoise=True), Langevin(step=0.1)]
-)
-def test_evaluations_are_counted_right(sampler):
-    calls = 0
+class Counted:
+    """The density N(0, I) at every level, with its score; it counts how often that is asked for."""
 
-    def score(x, sigma):
-        nonlocal calls
-        calls += 1
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x, sigma):
+        self.calls += 1
         return -x
 
-    sampler(score, torch.zeros(3, 2), torch.tensor([1.0, 0.7, 0.5]))
-    assert calls == sampler.evaluations(3)
+    def log_density(self, x, sigma):
+        return -x.square().sum(-1) / 2
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 5])
+@pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **keys: AnnealedLangevin(step_ratio=0.1, steps_per_level=7, **keys),
+        lambda **keys: Langevin(step=0.1, steps_per_level=7, **keys),
+        lambda **keys: UnderdampedLangevin(step_ratio=0.1, steps_per_level=7, **keys),
+        lambda **keys: MALA(step_ratio=0.1, steps_per_level=7, **keys),
+        lambda **keys: ConsistentAnnealed(step_ratio=1.0, **keys),
+        lambda **keys: PredictorCorrector(corrector_steps=3, **keys),
+        *(Ancestral, Euler, Heun, Multistep, StochasticHeun),
+    ],
+)
+def test_evaluations_are_counted_right(make, denoise, num_levels):
+    sampler, score = make(denoise=denoise), Counted()
+    sampler(score, torch.ones(3, 2), torch.linspace(1.0, 0.5, num_levels))
+    assert score.calls == sampler.evaluations(num_levels)
+
+
+def test_the_adaptive_solver_keeps_its_budget():
+    sampler, score = AdaptiveODE(max_evaluations=60), Counted()
+    sampler(score, torch.ones(3, 2), torch.tensor([1.0, 0.5]))
+    assert 8 < score.calls <= sampler.evaluations(2) == 61
+
+
+@pytest.mark.parametrize(
+    ("sampler", "levels"),
+    [
+        (AnnealedLangevin(step_ratio=0.1, steps_per_level=1), [2.0, 2.0, 1.0, 0.5]),
+        (AnnealedLangevin(step_ratio=0.1, steps_per_level=1, denoise=True), [2.0, 2.0, 1.0, 0.0]),
+        (Euler(denoise=False), [2.0, 1.0, 0.5, 0.5]),
+        (Heun(), [2.0, 1.0, 0.5, 0.0]),
+    ],
+)
+def test_states_are_at_the_levels_that_they_reach(sampler, levels):
+    sigmas = torch.tensor([2.0, 1.0, 0.5])
+    assert sampler.reached(sigmas).tolist() == levels
+    walk = sampler.walk(TwoGaussians().score, TwoGaussians(), sigmas, n=3, seed=0)
+    assert len(list(walk)) == len(levels)
+
+
+@pytest.mark.parametrize("ladder", [Geometric, Karras])
+def test_consistent_annealing_is_exact_on_a_point_mass(ladder, generator):
+    """Each state has the variance σ_i² of its level, whatever η and the ladder; denoised, it is the point."""
+    n, sigmas = 40_000, ladder(sigma_min=0.1, sigma_max=3.0, num_levels=8).sigmas
+    point = torch.tensor([1.0, -2.0])
+
+    def score(x, sigma):
+        return (point - x) / sigma**2
+
+    for eta in (0.7, 1.2):
+        sampler = ConsistentAnnealed(step_ratio=eta)
+        start = point + sigmas[0] * torch.randn(n, 2, generator=generator)
+        *states, last = sampler.trajectory(score, start, sigmas, generator=generator)
+        for state, sigma in zip(states, sampler.reached(sigmas)[1:], strict=False):
+            ratio = (state - point).var(0) / sigma**2
+            torch.testing.assert_close(ratio, torch.ones(2), rtol=0, atol=4 * math.sqrt(2 / n))
+        torch.testing.assert_close(last, point.expand(n, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_ancestral_steps_on_the_ddpm_ladder_are_ddpms_own(generator):
+    """Algorithm 2 of Ho et al. in x_VP, with the noise of our walk in x_VP / √ᾱ."""
+    steps, target = 100, TwoGaussians()
+    beta = torch.linspace(1e-3, 0.1, steps, dtype=torch.float64)
+    signal = (1 - beta).cumprod(0)
+    sigmas = DDPM(num_levels=steps, num_steps=steps, beta_min=1e-3, beta_max=0.1).sigmas.double()
+    start = sigmas[0] * torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    ours = Ancestral()(target.score, start, sigmas, generator=torch.Generator().manual_seed(3))
+    noise = torch.Generator().manual_seed(3)
+    x = start * signal[-1].sqrt()
+    for t in reversed(range(steps)):
+        sigma = ((1 - signal[t]) / signal[t]).sqrt()
+        epsilon = -sigma * target.score(x / signal[t].sqrt(), float(sigma))
+        x = (x - beta[t] / (1 - signal[t]).sqrt() * epsilon) / (1 - beta[t]).sqrt()
+        if t > 0:
+            variance = (1 - signal[t - 1]) / (1 - signal[t]) * beta[t]
+            x = x + variance.sqrt() * torch.empty_like(x).normal_(generator=noise)
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)  # the ladder is in single precision
+
+
+@pytest.mark.parametrize(("num_levels", "steps", "best"), [(10, 100, 0.036), (50, 5, 0.161), (232, 5, 0.052)])
+def test_automatic_step_is_technique_4(num_levels, steps, best):
+    """The values that NCSNv2's formula gives for σ from 10 to .01."""
+    sigmas = Geometric(sigma_min=0.01, sigma_max=10.0, num_levels=num_levels).sigmas
+    assert AnnealedLangevin(step_ratio="auto", steps_per_level=steps).ratio(sigmas) == pytest.approx(best, abs=6e-4)
+
+
+def test_the_automatic_step_brings_the_variance_on_a_point_mass_nearest_to_its_level(generator):
+    """What the formula promises, from the level above; twice or half the step is further off."""
+    sigmas, n = torch.tensor([1.0, 0.5]), 40_000
+    best = AnnealedLangevin(step_ratio="auto", steps_per_level=5).ratio(sigmas)
+    off = []
+    for a in (best / 2, best, 2 * best):
+        chain = AnnealedLangevin(step_ratio=a, steps_per_level=5)
+        x = chain(lambda x, s: -x / s**2, torch.randn(n, 2, generator=generator), sigmas[1:], generator=generator)
+        off.append(abs(float(x.var()) / 0.25 - 1))
+    assert off[1] < min(off[0], off[2]) - 4 * math.sqrt(1 / n)
+
+
+def test_the_ode_keeps_the_weights_from_the_matched_prior_and_not_from_the_centred_one(generator):
+    """.80 against .746: an uncentred target at σ_max is not N(0, σ_max² I)."""
+    n, target = 10_000, TwoGaussians()
+    sigmas = Karras(sigma_min=0.01, sigma_max=target.diameter, num_levels=18).sigmas
+    for prior, weight in (("moment_matched", 0.80), ("gaussian", 0.746)):
+        sampler = Heun(prior=prior)
+        x = sampler(target.score, sampler.start(n, target, sigmas[0], generator=generator), sigmas)
+        assert heavy_weight(x) == pytest.approx(weight, abs=4 * math.sqrt(weight * (1 - weight) / n) + 0.005)
+
+
+def energy_model():
+    network = MLP(embedding=SinusoidalEmbedding(dim=8), hidden_dims=[8])
+    return Energy(network=network, sigma_data=1.0)
+
+
+def test_mala_needs_a_density(generator):
+    sampler, x, sigmas = MALA(step_ratio=0.5, steps_per_level=2), torch.zeros(3, 2), torch.tensor([1.0])
+    for score in (TwoGaussians().score, Raw(network=energy_model().network)):
+        with pytest.raises(ValueError, match=r"MALA accepts and rejects by log p_σ, which .* use score=energy"):
+            sampler(score, x, sigmas)
+    for density in (ExactScore(TwoGaussians()), energy_model()):
+        assert sampler(density, x, sigmas, generator=generator).isfinite().all()
+
+
+def test_an_energys_score_is_the_gradient_of_its_log_density(generator):
+    model, x = energy_model(), torch.randn(6, 2, generator=generator)
+    torch.nn.init.normal_(model.network.last.weight, generator=generator)
+    gradient = torch.func.grad(lambda x: model.log_density(x, 0.7).sum())(x)
+    torch.testing.assert_close(model(x, 0.7), gradient)
+
+
+def test_churn_of_nothing_is_heun(generator):
+    sigmas, x = Karras(sigma_min=0.1, sigma_max=5.0, num_levels=6).sigmas, torch.randn(9, 2, generator=generator)
+    plain, still = Heun(), StochasticHeun(s_churn=0.0, s_noise=2.0)
+    assert torch.equal(plain(TwoGaussians().score, x, sigmas), still(TwoGaussians().score, x, sigmas))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "sigmas", "line"),
+    [
+        (
+            ConsistentAnnealed(step_ratio=0.4),
+            [1.0, 0.5],
+            r"step_ratio=0\.4 .* from σ=1 to 0\.5 γ is 0\.5; keep it betwe",
+        ),
+        (ConsistentAnnealed(step_ratio=1.6), [1.0, 0.5], r"between 0\.5 and 1\.5, or raise schedule\.num_levels"),
+        (ConsistentAnnealed(step_ratio=0.4), Linear(sigma_min=0.1, sigma_max=1.0).sigmas.tolist(), "from σ=0.2 to 0.1"),
+        (AnnealedLangevin(step_ratio="auto"), [1.0], r"step_ratio='auto' .* two levels.* give a number"),
+    ],
+)
+def test_a_ladder_that_does_not_fit_is_refused(sampler, sigmas, line):
+    with pytest.raises(ValueError, match=line):
+        sampler.check(torch.tensor(sigmas))
+
+
+def test_consistent_annealing_takes_every_step_inside_its_bounds_and_any_single_level():
+    ConsistentAnnealed(step_ratio=0.51).check(torch.tensor([1.0, 0.5]))
+    ConsistentAnnealed(step_ratio=0.1).check(torch.tensor([1.0]))
+
+
+def test_kinetic_chains_blow_up_beyond_the_bound_of_their_step(generator):
+    """b < 2 is sharp on a point mass."""
+    x, sigmas = torch.randn(100, 2, generator=generator), torch.tensor([1.0])
+
+    def score(x, sigma):
+        return -x / sigma**2
+
+    stable = UnderdampedLangevin(step_ratio=1.9, friction=0.1, steps_per_level=400)
+    assert float(stable(score, x, sigmas, generator=generator).abs().max()) < 10
+    beyond = UnderdampedLangevin.__new__(UnderdampedLangevin)
+    beyond.__dict__.update(stable.__dict__, step_ratio=2.1)
+    assert not float(beyond(score, x, sigmas, generator=generator).abs().max()) < 1e6
 
 
 @pytest.mark.parametrize(
@@ -165,6 +360,26 @@ def test_uniform_prior_fills_the_square_of_the_target(generator):
 def test_wrong_arguments_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         AnnealedLangevin(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: UnderdampedLangevin(step_ratio=2.0), "less than 2"),
+        (lambda: UnderdampedLangevin(step_ratio=0.5, friction=-1.0), "friction"),
+        (lambda: ConsistentAnnealed(step_ratio=2.5), "less than 2"),
+        (lambda: MALA(step_ratio=0.0), "greater than 0"),
+        (lambda: PredictorCorrector(predictor="euler"), "'reverse_diffusion' or 'ancestral'"),
+        (lambda: PredictorCorrector(corrector_steps=-1), "corrector_steps"),
+        (lambda: StochasticHeun(s_tmin=2.0, s_tmax=1.0), r"s_tmin=2 exceeds s_tmax=1"),
+        (lambda: StochasticHeun(s_churn=-1.0), "s_churn"),
+        (lambda: AdaptiveODE(rtol=0.0), "rtol"),
+        (lambda: AdaptiveODE(method="rk4"), "'dopri5', 'dopri8' or 'bosh3'"),
+    ],
+)
+def test_wrong_arguments_of_the_others_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 @pytest.mark.parametrize(("target", "sigma"), [(TwoGaussians(), 0.01), (TwoGaussians(std=0.0), 1.0)])

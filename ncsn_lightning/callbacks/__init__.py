@@ -6,6 +6,7 @@ from .lease import LeaseGuard, LeaseLost
 from .preemption import Preempted, PreemptionCheckpoint
 from .progress import StepProgressBar
 from .score_error import ScoreError
+from .score_split import ScoreErrorParts
 from .summary import RunSummary
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "RunSummary",
     "SamplesAndFigures",
     "ScoreError",
+    "ScoreErrorParts",
     "StepProgressBar",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..arguments import Count, Index, column, strict
 from ..distributions import Distribution
 from ..files import replacing
 from ..loggers import log_picture, log_table
-from ..metrics import by_level, off_support
+from ..metrics import SampleTest, by_level, off_support
 from ..module import NCSN
 from ..objectives import Objective, squared_error
 from ..randomness import keyed_generator
@@ -26,6 +27,9 @@ from ..samplers import Sampler
 from ..schedules import Levels, Schedule
 from ..weightings import Learned
 from .score_error import ScoreError
+from .score_split import ScoreErrorParts
+
+log = logging.getLogger(__name__)
 
 TABLE_ROWS = 1000
 """Samples that go to the loggers' tables; all of them are in samples.npz."""
@@ -36,12 +40,15 @@ class SamplesAndFigures(L.Callback):
 
     Along the way: the samples beside the target. At the end: `samples.npz` (keys `x`, and `truth`, as many draws of the
     target, the same in every run on it; `[n, 2]` float32) and every figure into `figures/`, and to the loggers. Of a
-    learned weighting, u(σ) and its optimum (nats) go to the summary.
+    learned weighting, u(σ) and its optimum (nats) go to the summary; of the samples every metric, and under `floors`
+    what the truth would score.
 
     Args:
         distribution, schedule, levels, objective: of the run.
         sampler: walks down the schedule with the averaged score.
         score_error: measures the errors and losses of each level.
+        score_split: measures their parts.
+        sample_test: measures the samples.
         num_samples: chains.
         every_n_steps: optimiser steps between pictures along the way.
         seed: of the chains.
@@ -58,13 +65,16 @@ class SamplesAndFigures(L.Callback):
         objective: Objective,
         sampler: Sampler,
         score_error: ScoreError,
+        score_split: ScoreErrorParts,
+        sample_test: SampleTest,
         num_samples: Count,
         every_n_steps: Count,
         seed: Index,
         folder: str,
     ) -> None:
         self.distribution, self.schedule, self.levels, self.objective = distribution, schedule, levels, objective
-        self.sampler, self.score_error = sampler, score_error
+        self.sampler, self.sample_test = sampler, sample_test
+        self.score_error, self.score_split = score_error, score_split
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
 
@@ -85,6 +95,7 @@ class SamplesAndFigures(L.Callback):
         pl_module.results["sampling_time"] = time.perf_counter() - started
         pl_module.results["off_support"] = off_support(self.distribution, samples)
         pl_module.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
+        self._measure(pl_module, samples)
         truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
         with replacing(self.folder / "samples.npz") as path:
             np.savez(path, x=samples.numpy(), truth=truth.float().numpy())
@@ -92,7 +103,20 @@ class SamplesAndFigures(L.Callback):
             log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
         for name, figure in self._figures(pl_module, states):
             self._publish(trainer, name, figure)
-        self._publish(trainer, "annealing", plotting.animate_annealing(self.distribution, states, self.schedule.sigmas))
+        levels = self.sampler.reached(self.schedule.sigmas)
+        self._publish(trainer, "annealing", plotting.animate_annealing(self.distribution, states, levels))
+
+    def _measure(self, module: NCSN, samples: Tensor) -> None:
+        """Every metric of the set into the summary; chains that left the plane are no reason to lose a run."""
+        self.sample_test.reset()
+        self.sample_test.update(samples)
+        try:
+            measured = self.sample_test.compute()
+        except ValueError as error:
+            log.warning("samples not measured: %s", error)
+            return
+        module.results.update({name: metric.value for name, metric in measured.items()})
+        module.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
 
     def _walk(self, module: NCSN) -> list[Tensor]:
         """The prior's draw and the state after every level, `[n, 2]` each."""
@@ -106,8 +130,13 @@ class SamplesAndFigures(L.Callback):
         chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
         yield "score_field", plotting.plot_score_field(self.distribution, score, chosen.cpu())
         yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
+        shares = self.score_split.shares(module)
+        yield "score_split", plotting.plot_score_split(shares.sigmas, shares.gradient, shares.divergence_free)
         yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
-        yield "filmstrip", plotting.plot_filmstrip(self.distribution, states, self.schedule.sigmas)
+        yield (
+            "filmstrip",
+            plotting.plot_filmstrip(self.distribution, states, self.sampler.reached(self.schedule.sigmas)),
+        )
         yield "schedule", self._schedule_figure(module)
         if isinstance(module.loss.weighting, Learned):
             u, optimum = self._learned_weighting(copy.deepcopy(module).cpu())

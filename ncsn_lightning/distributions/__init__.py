@@ -4,7 +4,7 @@ from .base import Distribution
 from .checkerboard import Checkerboard
 from .curves import Moons, NoisyCurve, SCurve, SwissRoll, TwoSpirals
 from .gaussians import EightGaussians, FortyGaussians, FractalTree, GridGaussians, TwoGaussians
-from .mixture import GaussianMixture
+from .mixture import GaussianMixture, Modes
 from .pinwheel import Pinwheel
 from .points import Points
 from .rings import Circles, ConcentricCircles, Rings
@@ -19,6 +19,7 @@ __all__ = [
     "FractalTree",
     "GaussianMixture",
     "GridGaussians",
+    "Modes",
     "Moons",
     "NoisyCurve",
     "Pinwheel",

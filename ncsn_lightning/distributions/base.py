@@ -95,7 +95,7 @@ class Distribution(nn.Module, ABC):
     ) -> tuple[torch.Size, Float64[Tensor, "n 2"], Float64[Tensor, "n"]]:
         """Broadcast points and levels against each other, flatten the batch, go to float64."""
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
-        shape = torch.broadcast_shapes(x.shape[:-1], level.shape)  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_shapes(x.shape[:-1], level.shape)
         points = x.to(torch.float64).expand(*shape, self.dim).reshape(-1, self.dim)
         return shape, points, level.expand(shape).reshape(-1)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..arguments import Finite, NonNegative, Positive, strict
-from .mixture import GaussianMixture, isotropic
+from .mixture import GaussianMixture, Modes, isotropic
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
@@ -38,7 +38,7 @@ FORTY_MEANS: tuple[tuple[float, float], ...] = (
 # fmt: on
 
 
-class TwoGaussians(GaussianMixture):
+class TwoGaussians(Modes):
     r"""Two modes of unequal weight, far apart: the target on which plain Langevin dynamics gets the weights wrong.
 
     $$p = w\,\mathcal N((c, c), \mathrm{std}^2 I) + (1 - w)\,\mathcal N((-c, -c), \mathrm{std}^2 I)$$
@@ -59,7 +59,7 @@ class TwoGaussians(GaussianMixture):
         super().__init__(means, weights=weights, variances=isotropic(std, means), scale=scale)
 
 
-class EightGaussians(GaussianMixture):
+class EightGaussians(Modes):
     r"""Equal modes on a circle.
 
     $$p = \frac1K \sum_{k=0}^{K-1} \mathcal N\big(r\,(\cos 2\pi k/K, \sin 2\pi k/K), \mathrm{std}^2 I\big)$$
@@ -83,7 +83,7 @@ class EightGaussians(GaussianMixture):
         super().__init__(means, weights=torch.ones(modes), variances=isotropic(std, means), scale=scale)
 
 
-class GridGaussians(GaussianMixture):
+class GridGaussians(Modes):
     r"""Equal, narrow modes on a square grid centred at the origin: 5 × 5 at {−4, −2, 0, 2, 4}².
 
     Args:
@@ -100,7 +100,7 @@ class GridGaussians(GaussianMixture):
         super().__init__(means, weights=torch.ones(side**2), variances=isotropic(std, means), scale=scale)
 
 
-class FortyGaussians(GaussianMixture):
+class FortyGaussians(Modes):
     r"""Forty equal modes scattered over a wide square, the shared target of the sampling literature.
 
     $$p = \frac1{40} \sum_k \mathcal N(m_k, \mathrm{std}^2 I), \qquad m_k \sim U([-40, 40]^2) \text{ once and for all}$$

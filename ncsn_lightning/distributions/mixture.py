@@ -143,6 +143,23 @@ class GaussianMixture(Distribution):
         return torch.stack(statistics + constant, dim=1)
 
 
+class Modes(GaussianMixture):
+    """A mixture whose components count as modes, so that samples have a weight for each."""
+
+    def responsibilities(self, x: Float[Tensor, "n 2"], sigma: float = 0.0) -> Float64[Tensor, "n K"]:
+        r"""$r_k(x) = w_k\,p_{\sigma,k}(x) / p_\sigma(x)$; of point masses at σ = 0 the nearest has it all.
+
+        Args:
+            x: points, in data units.
+            sigma: noise level, in data units.
+        """
+        level = sigma if sigma + self.blur > 0 else 1e-4 * self.scale
+        _, points, levels = self._rows(x, level)
+        chunks = self._chunks(self._statistics(points - self.mean, levels))
+        terms = torch.cat([self._terms(statistics)[1] for statistics in chunks])
+        return terms / terms.sum(-1, keepdim=True)
+
+
 def _coefficients(
     means: Float64[Tensor, "K 2"], weights: Float64[Tensor, "K"], directions: Float64[Tensor, "K 2"] | None
 ) -> Float64[Tensor, "F K"]:

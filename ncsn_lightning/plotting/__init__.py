@@ -4,22 +4,32 @@ Nothing here saves, logs, shows, or touches pyplot's state.
 """
 
 from .annealing import animate_annealing, plot_filmstrip
-from .diagnostics import plot_learned_weighting, plot_loss_levels, plot_schedule, plot_score_error
+from .attribution import Bar, plot_chain_distances, plot_shares
+from .density import plot_model_density
+from .diagnostics import plot_learned_weighting, plot_loss_levels, plot_schedule, plot_score_error, plot_score_split
 from .samples import plot_samples
+from .sampling import plot_mode_weights, plot_paths
 from .score_field import plot_score_field
 from .space import Limits, limits
 from .style import png
 
 __all__ = [
+    "Bar",
     "Limits",
     "animate_annealing",
     "limits",
+    "plot_chain_distances",
     "plot_filmstrip",
     "plot_learned_weighting",
     "plot_loss_levels",
+    "plot_mode_weights",
+    "plot_model_density",
+    "plot_paths",
     "plot_samples",
     "plot_schedule",
     "plot_score_error",
     "plot_score_field",
+    "plot_score_split",
+    "plot_shares",
     "png",
 ]

@@ -19,14 +19,14 @@ MAX_BYTES = 3_000_000
 
 
 @styled
-def plot_filmstrip(target: Distribution, states: Sequence[Tensor], sigmas: Tensor) -> Figure:
+def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tensor) -> Figure:
     """The cloud of samples after the prior and after up to seven levels, over the exact contours of p_σ.
 
     Arguments:
         states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
-        sigmas: `[L]`, decreasing, data units.
+        levels: `[L + 1]`, data units: the level that each state follows; 0 once denoised.
     """
-    levels = _levels(states, sigmas)
+    sigmas = _paired(states, levels)
     frame = _walk_limits(target, sigmas)
     panels = len(states) if len(states) <= 5 else 6 if len(states) < 8 else 8
     rows = 1 if panels <= 5 else 2
@@ -34,28 +34,28 @@ def plot_filmstrip(target: Distribution, states: Sequence[Tensor], sigmas: Tenso
     figure.suptitle(CONTOURS, fontsize="medium")
     chosen = _spread(len(states), panels)
     for axes, index in zip(itertools.chain(*grid), chosen, strict=True):
-        draw_contours(axes, target, frame, sigma=levels[index], color=VERMILION)
+        draw_contours(axes, target, frame, sigma=sigmas[index], color=VERMILION)
         write_note(axes, draw_points(axes, states[index], frame))
-        axes.set_title(_caption(index, levels[index]))
+        axes.set_title(_caption(index, sigmas[index]))
     return figure
 
 
 @styled
 def animate_annealing(
-    target: Distribution, states: Sequence[Tensor], sigmas: Tensor, *, max_frames: int = 60, max_points: int = 1500
+    target: Distribution, states: Sequence[Tensor], levels: Tensor, *, max_frames: int = 60, max_points: int = 1500
 ) -> bytes:
     """The walk as a GIF that loops: the bytes of a file below 3 MB, 480 pixels wide, holding its end for 1.5 s.
 
     Arguments:
         states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
-        sigmas: `[L]`, decreasing, data units.
+        levels: `[L + 1]`, data units: the level that each state follows; 0 once denoised.
         max_frames: at most this many of the states, evenly spaced, are frames.
         max_points: at most this many of the samples, the first ones, are drawn.
     """
-    levels = _levels(states, sigmas)
+    sigmas = _paired(states, levels)
     frame = _walk_limits(target, sigmas)
     chosen = _spread(len(states), max_frames)
-    images = [_frame(target, states[i][:max_points], levels[i], frame, _caption(i, levels[i])) for i in chosen]
+    images = [_frame(target, states[i][:max_points], sigmas[i], frame, _caption(i, sigmas[i])) for i in chosen]
     pause = int(np.clip(5000 / len(images), 70, 400))
     durations = [pause] * (len(images) - 1) + [1500]
     for colors in (48, 24, 12, 6):
@@ -67,12 +67,11 @@ def animate_annealing(
     )
 
 
-def _levels(states: Sequence[Tensor], sigmas: Tensor) -> list[float]:
-    """The level whose p_σ each state is near: the prior belongs to the first."""
-    levels = [float(sigma) for sigma in sigmas]
-    if len(states) != len(levels) + 1:
-        raise ValueError(f"states: {len(states)} clouds for {len(levels)} sigmas; expected the prior and one a level")
-    return [levels[0], *levels]
+def _paired(states: Sequence[Tensor], levels: Tensor) -> list[float]:
+    """The level of each state."""
+    if len(states) != len(levels):
+        raise ValueError(f"states: {len(states)} clouds for {len(levels)} levels; give the prior and one a level")
+    return [float(level) for level in levels]
 
 
 def _spread(states: int, chosen: int) -> list[int]:
@@ -80,9 +79,9 @@ def _spread(states: int, chosen: int) -> list[int]:
     return [round(index) for index in np.linspace(0, states - 1, min(states, chosen)).tolist()]
 
 
-def _walk_limits(target: Distribution, sigmas: Tensor) -> Limits:
+def _walk_limits(target: Distribution, sigmas: Sequence[float]) -> Limits:
     """The frame of a walk: the data at ease in it, and the prior's bulk as far as that leaves the data large."""
-    return limits(target, min(float(sigmas.max()), 0.3 * target.sigma_data))
+    return limits(target, min(max(sigmas), 0.3 * target.sigma_data))
 
 
 def _caption(index: int, sigma: float) -> str:

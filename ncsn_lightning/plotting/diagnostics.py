@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from .style import (
     LINES,
     ORANGE,
     PALE,
+    SKY,
     VERMILION,
     Array,
     new_figure,
@@ -86,6 +88,49 @@ def _log_errors(axes: Axes, values: Array) -> None:
         0.99, 1.08, "no better than the zero score", transform=place, ha="right", va="bottom", color=GREY, fontsize=9
     )
     axes.grid(axis="y")
+
+
+@styled
+def plot_score_split(sigmas: Tensor, gradient: Tensor, divergence_free: Tensor) -> Figure:
+    r"""The relative score error at each level as a bar, in its two parts, and the error's size beside it.
+
+    Arguments:
+        sigmas: `[L]`, data units, in any order.
+        gradient: `[L]`, E‖∇φ‖² / E‖s‖², dimensionless; NaN where the grid cannot resolve the level, and is said.
+        divergence_free: `[L]`, E‖r‖² / E‖s‖², dimensionless, likewise.
+    """
+    order = np.argsort(numpy(sigmas))
+    levels, moving, still = (numpy(values)[order] for values in (sigmas, gradient, divergence_free))
+    figure = new_figure(3.6, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_shares(left, levels, moving, still)
+    right.plot(levels, np.where(moving > 0, moving, np.nan), "o-", color=VERMILION, label=r"gradient, $\nabla\varphi$")
+    right.plot(levels, np.where(still > 0, still, np.nan), "o-", color=SKY, label="divergence-free, $r$")
+    if (np.concatenate([moving, still]) > 0).any():
+        right.set_yscale("log")
+    right.set_ylabel(r"$\mathrm{E}\|\cdot\|^2\,/\;\mathrm{E}\|s\|^2$ (dimensionless)")
+    right.set_title("its parts", loc="left")
+    right.grid(axis="y")
+    right.legend(loc="best")
+    for axes in (left, right):
+        sigma_axis(axes, levels)
+    return figure
+
+
+def _draw_shares(axes: Axes, levels: Array, moving: Array, still: Array) -> None:
+    """Both parts as shares of their sum, stacked; a level's bar is as wide as the gap to its neighbours."""
+    total = np.where(moving + still > 0, moving + still, np.nan)
+    step = (levels[-1] / levels[0]) ** (0.5 / max(len(levels) - 1, 1)) if len(levels) > 1 else 1.2
+    place: dict[str, Any] = {"width": levels * (step - 1 / step) * 0.9, "align": "center", "linewidth": 0}
+    axes.bar(levels, moving / total, color=VERMILION, label="moves the marginals", **place)
+    axes.bar(levels, still / total, bottom=moving / total, color=SKY, label="does not", **place)
+    missing = int(np.isnan(moving).sum())
+    axes.set_title(
+        "share of the score error" + (f" ({missing} levels finer than the grid)" * (missing > 0)), loc="left"
+    )
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share (dimensionless)")
+    axes.legend(loc="lower right", frameon=True)
 
 
 @styled

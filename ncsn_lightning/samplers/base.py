@@ -1,9 +1,14 @@
-"""The loop that all samplers share: start from a prior, walk down the ladder one level at a time, yield every state."""
+"""The loop that all samplers share: start from a prior, walk down the ladder, yield the state after every level.
+
+Two kinds of work happen on a ladder. A `Chain` stays at a level until its state follows p_σ there; a `Stepper` carries
+a state that follows p_σ at one level to the next one.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,15 +23,15 @@ Prior = Literal["gaussian", "moment_matched", "uniform"]
 
 
 class Sampler(ABC):
-    r"""A walk along noise levels $\sigma_1 > \dots > \sigma_L$; a subclass owns what happens at one of them.
+    r"""A walk down noise levels $\sigma_1 > \dots > \sigma_L$. Derive from `Chain` or `Stepper`, or own all the states.
 
     Args:
         prior: where chains start: `gaussian` N(0, σ_1² I), the primer's; `moment_matched` N(mean, Cov + σ_1² I) of the
             target, which leaves the weights of an uncentred target unbiased; `uniform` on the smallest square centred
             at the origin that holds the target's typical points.
-        denoise: end with one noise-free step $x + \sigma_L^2 s(x, \sigma_L)$, the posterior mean of the clean point.
-            Source: Adversarial Score Matching and Improved Sampling for Image Generation, Jolicoeur-Martineau et al.,
-            2020, §3.1.
+        denoise: end with one noise-free step $x + \sigma_L^2 s(x, \sigma_L)$, the posterior mean of the clean point,
+            which is Euler's step from σ_L to 0. Source: Adversarial Score Matching and Improved Sampling for Image
+            Generation, Jolicoeur-Martineau et al., 2020, §3.1.
     """
 
     def __init__(self, *, prior: Prior, denoise: bool) -> None:
@@ -34,26 +39,38 @@ class Sampler(ABC):
         self.denoise = denoise
 
     @abstractmethod
-    def level(
+    def states(
         self,
         score: Score,
         x: Float[Tensor, "n 2"],
         sigmas: Float[Tensor, "levels"],
-        index: int,
         *,
         generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
-        """Do the work of level `sigmas[index]` and return the new state; `x` may be overwritten."""
+    ) -> Iterator[Float[Tensor, "n 2"]]:
+        """Yield the state after the work of every level, before any denoising; `x` may be overwritten."""
 
     @abstractmethod
     def evaluations(self, num_levels: int) -> int:
-        """How often the score is evaluated for each sample on a ladder of `num_levels` levels."""
+        """How often the score is evaluated for each sample on a ladder of `num_levels` levels.
+
+        Exactly so often, unless the sampler chooses its own steps: then it is the budget that the walk never exceeds.
+        """
+
+    def reached(self, sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "states"]:
+        """The level whose p_σ each of the L + 1 states of `walk` is meant to follow; 0 once denoised."""
+        return self._ended(torch.cat([sigmas, sigmas[-1:]]))
+
+    def _ended(self, levels: Float[Tensor, "states"]) -> Float[Tensor, "states"]:
+        return torch.cat([levels[:-1], levels.new_zeros(1)]) if self.denoise else levels
 
     def check(self, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027  (most samplers fit every ladder)
         """Raise ValueError where this sampler cannot walk this ladder."""
 
     def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027
         """Raise ValueError where, besides, chains of this sampler cannot stay on this target."""
+
+    def check_score(self, score: Score) -> None:  # noqa: B027
+        """Raise ValueError where this sampler asks of a score what this one does not have."""
 
     def start(
         self,
@@ -85,12 +102,12 @@ class Sampler(ABC):
     ) -> Iterator[Float[Tensor, "n 2"]]:
         """Walk down the ladder from `x` and yield the state after every level, the last one denoised if asked for."""
         self.check(sigmas)
-        x = x.clone()
-        for index, sigma in enumerate(sigmas):
-            x = self.level(score, x, sigmas, index, generator=generator)
+        self.check_score(score)
+        for index, state in enumerate(self.states(score, x.clone(), sigmas, generator=generator)):
             if self.denoise and index == len(sigmas) - 1:
-                x = x + sigma**2 * score(x, sigma)
-            yield x.clone()
+                yield state + sigmas[-1] ** 2 * score(state, sigmas[-1])
+            else:
+                yield state.clone()
 
     def walk(
         self, score: Score, target: Distribution, sigmas: Float[Tensor, "levels"], *, n: int, seed: int
@@ -115,3 +132,68 @@ class Sampler(ABC):
         """The last state of `trajectory`."""
         *_, last = self.trajectory(score, x, sigmas, generator=generator)
         return last
+
+
+class Chain(Sampler):
+    """Markov chains that are led to p_σ at one level after the other; a subclass owns the work at a level."""
+
+    @abstractmethod
+    def level(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigmas: Float[Tensor, "levels"],
+        index: int,
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        """Do the work of level `sigmas[index]` and return the new state; `x` may be overwritten."""
+
+    def states(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigmas: Float[Tensor, "levels"],
+        *,
+        generator: torch.Generator | None,
+    ) -> Iterator[Float[Tensor, "n 2"]]:
+        for index in range(len(sigmas)):
+            x = self.level(score, x, sigmas, index, generator=generator)
+            yield x
+
+    def reached(self, sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "states"]:
+        return self._ended(torch.cat([sigmas[:1], sigmas]))
+
+
+class Stepper(Sampler):
+    """Steps from each level to the next; a subclass owns the step. At the last level only denoising is left to do."""
+
+    @abstractmethod
+    def step(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigma: Float[Tensor, ""],
+        lower: Float[Tensor, ""],
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        """Carry a state from the level `sigma` to the next one, `lower`; `x` may be overwritten."""
+
+    def states(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigmas: Float[Tensor, "levels"],
+        *,
+        generator: torch.Generator | None,
+    ) -> Iterator[Float[Tensor, "n 2"]]:
+        for sigma, lower in pairwise(sigmas):
+            x = self.step(score, x, sigma, lower, generator=generator)
+            yield x
+        yield x
+
+
+def noise_like(x: Float[Tensor, "n 2"], generator: torch.Generator | None) -> Float[Tensor, "n 2"]:
+    """Standard normal numbers with the shape, dtype and device of `x`."""
+    return torch.empty_like(x).normal_(generator=generator)

@@ -10,19 +10,16 @@ $a = \alpha/\sigma^2$, is safe below 2 on every target.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
-from ..arguments import Count, Positive, strict
+from ..arguments import Count, Positive, StableRatio, strict
 from ..distributions import Distribution
 from ..scores import Score
-from .base import Prior, Sampler
-
-StableRatio = Annotated[float, Field(gt=0, lt=2)]
+from .base import Chain, Prior
 
 
 def _langevin_steps(
@@ -42,15 +39,15 @@ def _langevin_steps(
     return x
 
 
-class AnnealedLangevin(Sampler):
+class AnnealedLangevin(Chain):
     r"""T Langevin steps at every level, of size $\alpha_i = a \sigma_i^2$.
 
     The primer's rule $\epsilon_i = c\,\sigma_i^2/\sigma_L^2$ is $a = c/\sigma_L^2$: holding c while σ_min changes makes
-    chains freeze or diverge, holding a does not. Exactly one of the two is given. Source: Generative Modeling by
-    Estimating Gradients of the Data Distribution, Song & Ermon, 2019, Algorithm 1.
+    chains freeze or diverge, holding a does not. Exactly one of the two is given. Sources: Generative Modeling by
+    Estimating Gradients of the Data Distribution, Song & Ermon, 2019, Algorithm 1; `technique_4` for `auto`.
 
     Args:
-        step_ratio: a, in (0, 2).
+        step_ratio: a, in (0, 2), or `auto`: the one that suits this ladder and T.
         base_step: c, in squared data units.
         steps_per_level: T.
         denoise: see `Sampler`.
@@ -61,7 +58,7 @@ class AnnealedLangevin(Sampler):
     def __init__(
         self,
         *,
-        step_ratio: StableRatio | None = None,
+        step_ratio: StableRatio | Literal["auto"] | None = None,
         base_step: Positive | None = None,
         steps_per_level: Count = 100,
         denoise: bool = False,
@@ -78,12 +75,18 @@ class AnnealedLangevin(Sampler):
 
     def ratio(self, sigmas: Float[Tensor, "levels"]) -> float:
         """a = α/σ² on this ladder."""
+        if self.step_ratio == "auto":
+            return technique_4(sigmas, self.steps_per_level)
         if self.step_ratio is not None:
             return self.step_ratio
         assert self.base_step is not None
         return self.base_step / float(sigmas[-1]) ** 2
 
     def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+        if self.step_ratio == "auto" and len(sigmas) < 2:
+            raise ValueError(
+                "step_ratio='auto' follows from the ratio of two levels, of which there is one; give a number"
+            )
         ratio = self.ratio(sigmas)
         if not ratio < 2:
             limit = 2 * float(sigmas[-1]) ** 2
@@ -108,7 +111,24 @@ class AnnealedLangevin(Sampler):
         return num_levels * self.steps_per_level + self.denoise
 
 
-class Langevin(Sampler):
+def technique_4(sigmas: Float[Tensor, "levels"], steps_per_level: int) -> float:
+    r"""The step ratio a after which chains on a point mass have, relative to the level, the variance nearest to 1.
+
+    $$\frac{s_T^2}{\sigma_i^2} = (1 - a)^{2T} \Big(\gamma^2 - \frac{2a}{1 - (1 - a)^2}\Big) + \frac{2a}{1 - (1 - a)^2},
+    \qquad \gamma = \frac{\sigma_{i-1}}{\sigma_i}$$
+
+    by search on a grid, as in the source. It grows with γ and is above 1, so on an uneven ladder the largest γ decides.
+    Source: Improved Techniques for Training Score-Based Generative Models, Song & Ermon, 2020, Technique 4 (ε/σ_L² is
+    our a).
+    """
+    gamma = float((sigmas[:-1] / sigmas[1:]).max())
+    a = torch.logspace(-6, 0, 20_001, dtype=torch.float64)
+    settled = 1 / (1 - a / 2)  # 2a / (1 − (1 − a)²)
+    variance = (1 - a) ** (2 * steps_per_level) * (gamma**2 - settled) + settled
+    return float(a[variance.argmin()])
+
+
+class Langevin(Chain):
     """Plain Langevin dynamics at the ladder's last level alone: the baseline that cannot mix between modes.
 
     Args:

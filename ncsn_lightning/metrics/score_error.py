@@ -1,4 +1,4 @@
-r"""How wrong a score and its samples are, against the exact truth."""
+r"""How wrong a score is at each noise level, against the exact one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import Count, Index, Positive, column, strict
-from .distributions import Distribution
-from .randomness import keyed_generator
-from .schedules import Geometric
-from .scores import Score
+from ..arguments import Count, Index, Positive, column, strict
+from ..distributions import Distribution
+from ..randomness import keyed_generator
+from ..schedules import Geometric
+from ..scores import Score, jacobian
 
 
 class ScoreErrors(NamedTuple):
@@ -109,6 +109,20 @@ class ScoreTest(nn.Module):
         )
 
 
-def off_support(target: Distribution, samples: Float[Tensor, "n 2"]) -> float:
-    """Share of the samples where the noise-free target has no density (0 for targets that are positive everywhere)."""
-    return float(torch.isneginf(target.log_prob(samples, 0.0)).double().mean())
+@torch.no_grad()
+def curl(score: Score, x: Float[Tensor, "points 2"], sigma: Float[Tensor, ""] | float) -> float:
+    r"""How far a score is from being a gradient: the antisymmetric part's share of its Jacobian J.
+
+    $$\frac{\mathrm E\,\|\tfrac12 (J - J^\top)\|_F^2}{\mathrm E\,\|J\|_F^2}
+      = \frac{\tfrac12\,\mathrm E (\partial_1 s_2 - \partial_2 s_1)^2}{\mathrm E\,\|J\|_F^2}$$
+
+    Dimensionless, between 0, a gradient, and 1. Source of the question: Should EBMs Model the Energy or the Score?,
+    Salimans & Ho, 2021, §3.
+
+    Args:
+        x: where the means are taken, in data units.
+        sigma: noise level, in data units.
+    """
+    derivatives = jacobian(score, x, sigma)[1]
+    rotation = derivatives[:, 1, 0] - derivatives[:, 0, 1]
+    return float(rotation.square().mean() / 2 / derivatives.square().sum((1, 2)).mean())

@@ -1,0 +1,42 @@
+"""Which part of the averaged score's error moves the marginals, at some validations and at the end."""
+
+from __future__ import annotations
+
+import copy
+
+import lightning as L
+
+from ..arguments import Count, strict
+from ..metrics import ScoreShares, ScoreSplit
+from ..module import NCSN
+
+
+class ScoreErrorParts(L.Callback):
+    """Log the gradient and the divergence-free part of the relative score error, means over the levels that resolve.
+
+    Args:
+        split: levels and grids, the same at every validation.
+        every_n_epochs: validations from one measurement to the next.
+    """
+
+    @strict
+    def __init__(self, *, split: ScoreSplit, every_n_epochs: Count) -> None:
+        self.split, self.every_n_epochs = split, every_n_epochs
+
+    def shares(self, module: NCSN) -> ScoreShares:
+        """The parts of the averaged score's error as it stands."""
+        return self.split(copy.deepcopy(module.score).cpu())
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, NCSN)
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            means = {f"score_error/{name}": value for name, value in self.shares(pl_module).means.items()}
+            pl_module.log_dict({**means, "step": float(trainer.global_step)})
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, NCSN)
+        shares = self.shares(pl_module)
+        for name, value in shares.means.items():
+            pl_module.results[f"score_error_{name}"] = value
+        pl_module.results["score_error_gradient_per_level"] = shares.gradient_per_level
+        pl_module.results["score_error_divergence_free_per_level"] = shares.divergence_free_per_level

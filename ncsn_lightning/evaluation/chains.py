@@ -1,0 +1,113 @@
+"""Chains of a sampler on any score, as functions of their seeds, and how far they are from the truth on their way."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..distributions import Distribution
+from ..metrics import SampleTest, sliced_wasserstein2
+from ..randomness import keyed_generator
+from ..samplers import Heun, Sampler
+from ..schedules import Karras
+from ..scores import Score
+
+NEAR_EXACT_LEVELS = 64
+"""Levels of the ladder on which Heun's rule adds next to no error of its own."""
+
+ANGLES = 64
+
+
+@dataclass(frozen=True)
+class Chains:
+    """A sampler, and where it walks.
+
+    Attributes:
+        sampler: walks.
+        target: what its chains should follow.
+        sigmas: the ladder, in data units.
+        n: chains of a walk.
+    """
+
+    sampler: Sampler
+    target: Distribution
+    sigmas: Float[Tensor, "levels"]
+    n: int
+
+    @property
+    def near_exact(self) -> Chains:
+        """The same between the same ends, by a sampler of nearly no error: what is wrong then is the score's."""
+        ladder = Karras(sigma_min=float(self.sigmas[-1]), sigma_max=float(self.sigmas[0]), num_levels=NEAR_EXACT_LEVELS)
+        return replace(self, sampler=Heun(prior="moment_matched"), sigmas=ladder.sigmas)
+
+    def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
+        """Where the chains end."""
+        *_, last = self.sampler.walk(score, self.target, self.sigmas, n=self.n, seed=seed)
+        return last
+
+    def distances(self, score: Score, seed: int) -> Float[Tensor, "states"]:
+        """Sliced W₂ (data units) of every state of a walk from p_σ at the level that it has reached."""
+        states = self.sampler.walk(score, self.target, self.sigmas, n=self.n, seed=seed)
+        levels = self.sampler.reached(self.sigmas)
+        pairs = zip(states, levels, strict=True)
+        return torch.tensor([self._distance(state, float(level), seed) for state, level in pairs])
+
+    def floors(self, seed: int) -> Float[Tensor, "states"]:
+        """What as many draws of each p_σ would have for distances."""
+        levels = self.sampler.reached(self.sigmas).tolist()
+        return torch.tensor([self._distance(self._truth(level, "floor", seed), level, seed) for level in levels])
+
+    def _distance(self, state: Float[Tensor, "n 2"], level: float, seed: int) -> float:
+        return sliced_wasserstein2(state, self._truth(level, "truth", seed), num_angles=ANGLES)
+
+    def _truth(self, level: float, purpose: str, seed: int) -> Float[Tensor, "n 2"]:
+        generator = keyed_generator(seed, purpose)
+        clean = self.target.sample(self.n, generator=generator)
+        return clean + level * torch.randn(clean.shape, generator=generator)
+
+
+class Share(NamedTuple):
+    """A metric of several walks, printed as `value ± error`.
+
+    Attributes:
+        value: mean over the walks.
+        error: its standard error; NaN of one walk.
+        floor: mean over draws of the truth, as many points each.
+        deviation: standard deviation of one of these draws.
+        num_points: points of each.
+    """
+
+    value: float
+    error: float
+    floor: float
+    deviation: float
+    num_points: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ± {self.error:.1g}" if math.isfinite(self.error) else f"{self.value:.3g}"
+
+
+def shares(test: SampleTest, chains: Chains, score: Score, seeds: Sequence[int]) -> dict[str, Share]:
+    """Every metric of walks with different seeds.
+
+    Raises:
+        ValueError: there are too few points for a metric.
+    """
+    walks = []
+    for seed in seeds:
+        test.reset()
+        test.update(chains.draw(score, seed))
+        walks.append(test.compute())
+    found = {}
+    for name, measured in walks[0].items():
+        values = [walk[name].value for walk in walks]
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        found[name] = Share(statistics.fmean(values), error, measured.floor, measured.deviation, measured.num_points)
+    return found

@@ -1,0 +1,163 @@
+"""The commands `sample` and `evaluate`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from .. import plotting
+from ..building import Builder
+from ..files import replacing
+from ..likelihood import Estimate
+from ..metrics import ScoreTest, curl
+from ..runs import Run
+from ..scores import Score, ScoreModel
+from .chains import Chains, Share, shares
+from .question import Question
+from .tables import show
+
+log = logging.getLogger(__name__)
+
+CURL_POINTS = 2000
+
+
+def sample(config: dict[str, Any]) -> Path:
+    """Draw samples from a run into `out` (.npz with key `x`, or .csv), and a picture beside it.
+
+    With `score=exact` the exact score of the run's target takes the network's place.
+    """
+    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"))
+    x, out = question.chains.draw(question.score, question.seed), Path(config["out"])
+    with replacing(out) as path:
+        if out.suffix == ".npz":
+            np.savez(path, x=x.numpy())
+        else:
+            np.savetxt(path, x.numpy(), delimiter=",", header="x1,x2", comments="")
+    picture = out.with_suffix(".png")
+    with replacing(picture) as path:
+        path.write_bytes(plotting.png(plotting.plot_samples(question.run.distribution, x)))
+    log.info("%d samples in %s, a picture in %s", len(x), out, picture)
+    return out
+
+
+def evaluate(config: dict[str, Any]) -> dict[str, Any]:
+    """Print how wrong a run's score is at each level, and whose fault it is what is wrong with its samples.
+
+    The truth under the run's sampler shows what the sampler gets wrong, the network under a sampler of nearly no error
+    what the network gets wrong; a `ceiling`, the same recipe trained on exact targets, tells what of that is the
+    network's capacity. With `score=exact` the truth takes the network's place. Figures go beside the file of numbers.
+    """
+    question = Question(config, counts=("n", "num_seeds", "num_levels"), suffixes=(".json",))
+    parts = _parts(question.run, config)
+    numbers = _score_numbers(question.score, parts)
+    if question.ceiling:
+        numbers["ceiling_score_error_per_level"] = parts["score_test"](question.ceiling.score).per_level
+    if "samples" in parts:
+        seeds = range(question.seed, question.seed + config["num_seeds"])
+        pairs = _pairs(question)
+        numbers["samples"] = {
+            name: shares(parts["samples"], chains, score, seeds) for name, (score, chains) in pairs.items()
+        }
+        numbers["distances"] = _distances(question)
+    if "likelihood" in parts:
+        numbers["likelihood"] = parts["likelihood"](_double(question.score))._asdict()
+    show(numbers)
+    if question.out is not None:
+        with replacing(question.out) as path:
+            path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
+        for name, figure in _figures(question, numbers, parts).items():
+            with replacing(question.out.with_name(f"{question.out.stem}_{name}.png")) as path:
+                path.write_bytes(plotting.png(figure))
+    return numbers
+
+
+def _pairs(question: Question) -> dict[str, tuple[Score, Chains]]:
+    """Scores under samplers: the sampler's share, the network's, its capacity's, and the total."""
+    this, near_exact = question.chains, question.chains.near_exact
+    pairs: dict[str, tuple[Score, Chains]] = {"truth, this sampler": (question.exact, this)}
+    if question.score is not question.exact:
+        pairs["network, near-exact sampler"] = question.score, near_exact
+        if question.ceiling:
+            pairs["on exact targets, near-exact sampler"] = question.ceiling.score, near_exact
+        pairs["network, this sampler"] = question.score, this
+    return pairs
+
+
+def _distances(question: Question) -> dict[str, list[float]]:
+    """How far the chains of each score are from p_σ after every level."""
+    chains, seed = question.chains, question.seed
+    scores = {"truth": question.exact, **({} if question.score is question.exact else {"network": question.score})}
+    return {
+        "sigma": chains.sampler.reached(chains.sigmas).tolist(),
+        **{name: chains.distances(score, seed).tolist() for name, score in scores.items()},
+        "floor": chains.floors(seed).tolist(),
+    }
+
+
+def _figures(question: Question, numbers: dict[str, Any], parts: dict[str, Any]) -> dict[str, Figure]:
+    figures = {}
+    if "samples" in numbers:
+        samples = numbers["samples"]
+        names = next(iter(samples.values()))
+        bars = {name: {pair: plotting.Bar(*column[name][:4]) for pair, column in samples.items()} for name in names}
+        figures["shares"] = plotting.plot_shares(bars)
+        curves = {name: torch.tensor(values) for name, values in numbers["distances"].items()}
+        figures["distances"] = plotting.plot_chain_distances(curves.pop("sigma"), curves.pop("floor"), curves)
+    if "likelihood" in parts:
+        likelihood, score = parts["likelihood"], _double(question.score)
+        figures["density"] = plotting.plot_model_density(
+            question.run.distribution, lambda x: likelihood.log_prob(score, x), likelihood.sigma_min
+        )
+    return figures
+
+
+def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
+    """The score test, between the run's own levels or those of the command line, and the parts of the evaluation."""
+    ends = {end: config[end] if config[end] is not None else run.config["score_test"][end] for end in _ENDS}
+    arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
+    node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", "num_points": 10000, **arguments}
+    given = {"distribution": run.distribution, "schedule": run.schedule}
+    builder = Builder({**config, **ends, "score_test": node}, given=given)
+    parts = {name: builder.build(f"evaluation.{name}") for name in config["evaluation"]}
+    parts["score_test"] = builder.build("score_test")
+    builder.check()
+    return parts
+
+
+_ENDS = ("sigma_min", "sigma_max")
+
+
+def _score_numbers(score: Score, parts: dict[str, Any]) -> dict[str, Any]:
+    """Errors, their parts and the curl, at each level."""
+    test: ScoreTest = parts["score_test"]
+    errors = test(score)
+    curls = [curl(score, x[:CURL_POINTS], sigma) for x, sigma in zip(test.x, test.sigmas, strict=True)]
+    numbers: dict[str, Any] = {
+        "score_error": float(errors.relative.mean()),
+        "score_error_per_level": errors.per_level,
+        "curl_per_level": dict(zip(errors.per_level, curls, strict=True)),
+    }
+    if "split" in parts:
+        shares = parts["split"](score)
+        numbers["score_error_gradient_per_level"] = shares.gradient_per_level
+        numbers["score_error_divergence_free_per_level"] = shares.divergence_free_per_level
+    return numbers
+
+
+def _double(score: Score) -> Score:
+    """A network in float64; the truth is exact as it is."""
+    return copy.deepcopy(score).double() if isinstance(score, ScoreModel) else score
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as dictionaries."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return _plain(value._asdict()) if isinstance(value, Share | Estimate) else value

@@ -1,0 +1,106 @@
+"""What a command line asks of a trained run; every wrong value is said at once, before anything is drawn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..building import Builder
+from ..configuration import packages
+from ..objectives import Exact
+from ..runs import Run, load_run
+from ..samplers import Sampler
+from ..scores import ExactScore, Score
+from .chains import Chains
+
+
+class Question:
+    """A run and how it is to be sampled, as the command line has it; every wrong value is said at once.
+
+    Args:
+        config: the plain configuration of the command.
+        counts: its keys that are whole numbers of at least 1.
+        suffixes: of the file that the answer may go to.
+
+    Raises:
+        Refusal: naming every wrong value, a line each.
+    """
+
+    def __init__(self, config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...]) -> None:
+        self.builder = builder = Builder(config)
+        for name, least in (*((name, 1) for name in counts), ("seed", 0)):
+            value = config[name]
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                builder.refuse(f"{name}={value!r}: give a whole number of at least {least}", broken=name)
+        self.n, self.seed = config["n"], config["seed"]
+        self.out = _writable(builder, suffixes) if config["out"] is not None else None
+        run = self._run("run", config)
+        sampler = self._sampler(run) if "sampler" in config else None
+        builder.check()
+        assert run is not None
+        self.run: Run = run
+        self.sampler: Sampler = sampler or run.sampler
+        self.exact = ExactScore(run.distribution)
+        self.score: Score = self.exact if self._asks_for_the_truth(config) else run.score
+        builder.attempt("sampler: ", lambda: self.sampler.check_score(self.score))
+        self.ceiling = self._ceiling(config) if config.get("ceiling") is not None else None
+        builder.check()
+
+    def _run(self, key: str, config: dict[str, Any]) -> Run | None:
+        path = self.builder.build(key, str)
+        if not isinstance(path, str):
+            return None
+        try:
+            return load_run(path, trust=packages(config["trust"]))
+        except (ValueError, FileNotFoundError) as error:
+            for line in str(error).splitlines():
+                self.builder.refuse(line.replace("run=", f"{key}=", 1))
+            return None
+
+    def _ceiling(self, config: dict[str, Any]) -> Run | None:
+        """The same recipe trained on exact targets, which tells capacity from the noise of the targets."""
+        ceiling = self._run("ceiling", config)
+        if ceiling is None:
+            return None
+        for key, ours, theirs in (
+            ("distribution", self.run.config["distribution"], ceiling.config["distribution"]),
+            ("network", self.run.config["network"], ceiling.config["network"]),
+            ("objective", f"{Exact.__module__}.Exact", ceiling.config["objective"]["_target_"]),
+        ):
+            if ours != theirs:
+                self.builder.refuse(
+                    f"ceiling={config['ceiling']}: its {key} is another; give the run's own recipe, trained with "
+                    "objective=exact"
+                )
+        return ceiling
+
+    def _sampler(self, run: Run | None) -> Any:
+        """The one that the command line names, in place of the run's own."""
+        sampler = self.builder.build("sampler", Sampler)
+        if isinstance(sampler, Sampler) and run is not None:
+            self.builder.attempt("sampler.", lambda: sampler.check(run.schedule.sigmas))
+            self.builder.attempt("sampler.", lambda: sampler.check_target(run.distribution, run.schedule.sigmas))
+        return sampler
+
+    def _asks_for_the_truth(self, config: dict[str, Any]) -> bool:
+        """Whether the exact score takes the network's place; any other score would have to be trained."""
+        name = (config.get("score") or {}).get("_target_")
+        if name not in (None, f"{ExactScore.__module__}.ExactScore"):
+            self.builder.refuse(f"score={name}: a run has its own network; choose exact, or leave it out")
+        return name is not None
+
+    @property
+    def chains(self) -> Chains:
+        """Those of the question's sampler on the run's ladder."""
+        return Chains(self.sampler, self.run.distribution, self.run.schedule.sigmas, n=self.n)
+
+
+def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:
+    out = Path(builder.config["out"])
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if out.suffix not in suffixes:
+        builder.refuse(f"out={out}: give a name that ends in {' or '.join(suffixes)}")
+    elif not folder.is_dir() or not os.access(folder, os.W_OK) or out.is_dir():
+        builder.refuse(f"out={out}: cannot be written; choose another place")
+    return out

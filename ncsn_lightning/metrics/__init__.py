@@ -1,0 +1,37 @@
+"""How wrong a score and its samples are, against the exact truth."""
+
+from .kernels import EnergyDistance, SquaredMMD, energy_distance, median_distance, squared_mmd
+from .regions import CoverageGap, DensityTV, ModeWeights, OffSupport, coverage, off_support, total_variation
+from .samples import Measured, SampleMetric, SampleTest, Truth
+from .score_error import ScoreErrors, ScoreTest, by_level, curl
+from .split import ScoreShares, ScoreSplit
+from .transport import SlicedWasserstein2, Wasserstein2, sliced_wasserstein2, wasserstein2
+
+__all__ = [
+    "CoverageGap",
+    "DensityTV",
+    "EnergyDistance",
+    "Measured",
+    "ModeWeights",
+    "OffSupport",
+    "SampleMetric",
+    "SampleTest",
+    "ScoreErrors",
+    "ScoreShares",
+    "ScoreSplit",
+    "ScoreTest",
+    "SlicedWasserstein2",
+    "SquaredMMD",
+    "Truth",
+    "Wasserstein2",
+    "by_level",
+    "coverage",
+    "curl",
+    "energy_distance",
+    "median_distance",
+    "off_support",
+    "sliced_wasserstein2",
+    "squared_mmd",
+    "total_variation",
+    "wasserstein2",
+]

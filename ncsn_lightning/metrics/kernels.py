@@ -1,0 +1,100 @@
+r"""Distances from means over pairs of points, as unbiased U-statistics: their mean over samples of the truth is 0.
+
+Pairs are worked through in chunks, so that the memory does not grow with n².
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..arguments import Count, Positive, strict
+from ..distributions import Distribution
+from .samples import SampleMetric, Truth
+
+PAIRS = 2**20
+"""Pairs in a chunk: 8 MiB of float64."""
+
+Kernel = Callable[[Float64[Tensor, "rows m"]], Float64[Tensor, "rows m"]]
+"""A function of the distance between two points."""
+
+
+def _mean_over_pairs(kernel: Kernel, x: Float64[Tensor, "n 2"], y: Float64[Tensor, "m 2"]) -> float:
+    """The mean of kernel(‖x_i − y_j‖) over all i and j."""
+    rows = max(1, PAIRS // len(y))
+    return math.fsum(float(kernel(torch.cdist(chunk, y)).sum()) for chunk in x.split(rows)) / (len(x) * len(y))
+
+
+def _mean_over_others(kernel: Kernel, x: Float64[Tensor, "n 2"]) -> float:
+    """The mean of kernel(‖x_i − x_j‖) over i ≠ j."""
+    n, diagonal = len(x), float(kernel(x.new_zeros(1, 1)))
+    return (n * _mean_over_pairs(kernel, x, x) - diagonal) / (n - 1)
+
+
+def _squared_discrepancy(kernel: Kernel, x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> float:
+    """E k(x, x′) + E k(y, y′) − 2 E k(x, y), unbiased."""
+    x, y = x.double(), y.double()
+    return _mean_over_others(kernel, x) + _mean_over_others(kernel, y) - 2 * _mean_over_pairs(kernel, x, y)
+
+
+def energy_distance(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> float:
+    r"""$2\,\mathrm E\|X - Y\| - \mathrm E\|X - X'\| - \mathrm E\|Y - Y'\|$, in data units, unbiased.
+
+    It may be negative. Source: Energy Statistics: A Class of Statistics Based on Distances, Székely & Rizzo, 2013,
+    eq. 5.
+    """
+    return _squared_discrepancy(torch.neg, x, y)
+
+
+def squared_mmd(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"], *, bandwidths: list[float]) -> float:
+    r"""MMD² with the mean of the kernels $\exp(-\|x - y\|^2 / 2 b^2)$; unbiased, so it may be negative.
+
+    Source: A Kernel Two-Sample Test, Gretton et al., 2012, eq. 3.
+    """
+
+    def kernel(distance: Float64[Tensor, "rows m"]) -> Float64[Tensor, "rows m"]:
+        return torch.stack([torch.exp(-(distance / b).square() / 2) for b in bandwidths]).mean(0)
+
+    return _squared_discrepancy(kernel, x, y)
+
+
+def median_distance(target: Distribution) -> float:
+    """The median distance between two points of the target, in data units, from its fixed sample."""
+    return float(torch.pdist(target.typical_points[:1024].double()).median())
+
+
+class EnergyDistance(SampleMetric):
+    """The energy distance between the samples and as many draws of the truth, see `energy_distance`.
+
+    Args:
+        num_points: see `SampleMetric`.
+    """
+
+    @strict
+    def __init__(self, *, num_points: Count | None = 1000) -> None:
+        super().__init__(num_points=num_points)
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        return energy_distance(samples, truth.points)
+
+
+class SquaredMMD(SampleMetric):
+    """MMD² between the samples and as many draws of the truth, see `squared_mmd`.
+
+    Args:
+        bandwidths: b, in units of the median distance between two points of the target, so the samples have no say.
+        num_points: see `SampleMetric`.
+    """
+
+    @strict
+    def __init__(self, *, bandwidths: list[Positive] | None = None, num_points: Count | None = 1000) -> None:
+        super().__init__(num_points=num_points)
+        self.bandwidths = bandwidths or [0.1, 0.3, 1.0]
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        median = median_distance(truth.target)
+        return squared_mmd(samples, truth.points, bandwidths=[b * median for b in self.bandwidths])

@@ -1,0 +1,169 @@
+r"""Where samples are, and where they are not: modes, cells of a grid, the support, true points' neighbourhoods."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from ..arguments import Count, strict
+from ..distributions import Distribution, Modes
+from .samples import SampleMetric, Truth
+
+FINE = 8
+"""Points along the side of a cell over which a density is averaged."""
+
+
+def total_variation(p: Float[Tensor, "cells"], q: Float[Tensor, "cells"]) -> float:
+    r"""$\tfrac12 \sum_k |p_k - q_k|$ of the masses of disjoint cells; what is missing to 1 lies in one cell more."""
+    difference = p.double() - q.double()
+    return float(difference.abs().sum() + difference.sum().abs()) / 2
+
+
+def off_support(target: Distribution, samples: Float[Tensor, "n 2"]) -> float:
+    """Share of the samples where the noise-free target has no density (0 for targets that are positive everywhere)."""
+    return float(torch.isneginf(target.log_prob(samples, 0.0)).double().mean())
+
+
+def coverage(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"], *, neighbours: int) -> float:
+    r"""Share of the true points y in whose ball up to the k-th nearest other true point at least one sample x lies.
+
+    For n = m samples of the truth itself the expectation is $1 - \binom{2n - 1 - k}{n} \big/ \binom{2n - 1}{n}$, about
+    $1 - 2^{-k}$. Source: Reliable Fidelity and Diversity Metrics for Generative Models, Naeem et al., 2020, eq. 4.
+    """
+    samples, truth = (cKDTree(points.double().cpu().numpy()) for points in (x, y))
+    radius = truth.query(truth.data, k=[neighbours + 1])[0][:, 0]  # the nearest of all is the point itself
+    nearest = samples.query(truth.data, k=1)[0]
+    return float((nearest <= radius).mean())
+
+
+class OffSupport(SampleMetric):
+    """The share of the samples where the noise-free target has no density, see `off_support`.
+
+    Args:
+        num_points: see `SampleMetric`.
+    """
+
+    least = 1
+
+    @strict
+    def __init__(self, *, num_points: Count | None = None) -> None:
+        super().__init__(num_points=num_points)
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        return off_support(truth.target, samples)
+
+
+class CoverageGap(SampleMetric):
+    """1 − coverage: the share of true points that no sample comes near, see `coverage`.
+
+    Args:
+        neighbours: k.
+        num_points: see `SampleMetric`.
+    """
+
+    @strict
+    def __init__(self, *, neighbours: Count = 5, num_points: Count | None = 2000) -> None:
+        super().__init__(num_points=num_points)
+        self.neighbours, self.least = neighbours, neighbours + 1
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        return 1 - coverage(samples, truth.points, neighbours=self.neighbours)
+
+
+class ModeWeights(SampleMetric):
+    r"""Total variation between the weights that samples give to the modes of a mixture and the exact ones.
+
+    $$\tfrac12 \sum_k \Big|\frac1n \sum_i r_k(x_i) - w_k\Big|, \qquad
+      r_k(x) = \frac{w_k\, p_{\sigma, k}(x)}{p_\sigma(x)}$$
+
+    Responsibilities rather than the nearest mode, for their mean over the truth is exactly w, however modes overlap.
+    Only for targets that have modes.
+
+    Args:
+        num_points: see `SampleMetric`.
+    """
+
+    @strict
+    def __init__(self, *, num_points: Count | None = None) -> None:
+        super().__init__(num_points=num_points)
+
+    def applies(self, target: Distribution) -> bool:
+        return isinstance(target, Modes)
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        assert isinstance(truth.target, Modes)
+        responsibilities = truth.target.responsibilities(samples, truth.sigma)
+        return total_variation(responsibilities.mean(0), truth.target.weights)
+
+
+class Grid(NamedTuple):
+    """Square cells of side h from the corner (left, bottom), `shape` of them (columns, rows)."""
+
+    left: float
+    bottom: float
+    h: float
+    shape: tuple[int, int]
+
+    def counts(self, x: Float[Tensor, "n 2"]) -> Float64[Tensor, "cells"]:
+        """The share of the points in every cell."""
+        corner = torch.tensor([self.left, self.bottom], dtype=torch.float64, device=x.device)
+        column, row = ((x.double() - corner) / self.h).floor().long().unbind(-1)
+        columns, rows = self.shape
+        inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+        cells = (column * rows + row)[inside]
+        return torch.bincount(cells, minlength=columns * rows).double() / len(x)
+
+    def fine_points(self) -> Float64[Tensor, "fine_columns fine_rows 2"]:
+        """Evenly spaced points, FINE² in every cell."""
+        ticks = [
+            start + (torch.arange(count * FINE, dtype=torch.float64) + 0.5) * self.h / FINE
+            for start, count in zip((self.left, self.bottom), self.shape, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*ticks, indexing="ij"), dim=-1)
+
+
+def grid_of(target: Distribution, sigma: float, resolution: int) -> Grid:
+    """Cells that hold all of a fixed sample of p_σ, `resolution` of them along the longer side."""
+    points = target.noisy_points(sigma).double()
+    low, high = points.amin(0), points.amax(0)
+    h = float((high - low).max()) / resolution
+    columns, rows = (max(1, math.ceil(length / h)) for length in (high - low).tolist())
+    return Grid(float(low[0]), float(low[1]), h, (columns, rows))
+
+
+@lru_cache(maxsize=8)
+def cell_masses(target: Distribution, sigma: float, grid: Grid) -> Float64[Tensor, "cells"]:
+    """The mass of p_σ in every cell: the mean over a finer grid, smoothed by that grid's own spacing.
+
+    A square of side h smooths like N(0, h²/12 I) to fourth order in h, so this is the integral, at edges too.
+    """
+    columns, rows = grid.shape
+    points = grid.fine_points().to(target.mean.device)
+    density = target.log_prob(points, math.hypot(sigma, grid.h / FINE / math.sqrt(12))).exp()
+    return density.reshape(columns, FINE, rows, FINE).mean((1, 3)).flatten() * grid.h**2
+
+
+class DensityTV(SampleMetric):
+    """Total variation between the samples' shares of the cells of a grid and their exact masses.
+
+    One cell more holds all that lies outside: without it a model may throw away what it cannot place.
+
+    Args:
+        resolution: cells along the longer side.
+        num_points: see `SampleMetric`.
+    """
+
+    @strict
+    def __init__(self, *, resolution: Count = 32, num_points: Count | None = None) -> None:
+        super().__init__(num_points=num_points)
+        self.resolution = resolution
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        grid = grid_of(truth.target, truth.sigma, self.resolution)
+        return total_variation(grid.counts(samples), cell_masses(truth.target, truth.sigma, grid))

@@ -1,0 +1,213 @@
+r"""The error of a score, split exactly into what moves the marginals of its flow and what does not.
+
+In L²(p_σ) an error $e = s_\theta - s$ is a gradient and a rest without divergence, in one way alone:
+
+$$e = \nabla\varphi + r, \qquad \nabla \cdot (p_\sigma r) = 0, \qquad
+\mathrm E\|e\|^2 = \mathrm E\|\nabla\varphi\|^2 + \mathrm E\|r\|^2 \quad\text{under } p_\sigma .$$
+
+Only $\nabla\varphi$ changes the densities that the flow passes through: r moves points but carries no mass anywhere.
+Source: Khelifa, Turner & Venkataramanan, 2026, arXiv 2606.06179, who estimate it. With the exact p_σ in two dimensions
+φ solves one weighted Poisson equation, $\nabla\cdot(p_\sigma\nabla\varphi) = \nabla\cdot(p_\sigma e)$, here in
+symmetric finite volumes: φ in the cells of a grid, p_σ and the normal component of e on the faces between them, and so
+Gᵀ P G φ = Gᵀ P e with the differences G. The two parts add up to the whole on the grid too, to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import splu
+from torch import Tensor, nn
+
+from ..arguments import Count, Positive, strict
+from ..distributions import Distribution
+from ..schedules import Geometric
+from ..scores import Score
+from .score_error import by_level
+
+NEGLIGIBLE = 1e-8
+"""Cells below this share of the largest density are left out, and their mass is told."""
+COARSEST = 64
+"""Cells along the longer side, however smooth p_σ is."""
+
+Array = NDArray[np.float64]
+
+
+class ScoreShares(NamedTuple):
+    """The relative error E‖s_θ − s‖² / E‖s‖² at each level, in its two parts; NaN where the grid cannot resolve p_σ.
+
+    Attributes:
+        sigmas: the levels, in data units.
+        gradient: the share of ∇φ, which moves the marginals.
+        divergence_free: the share of r, which does not.
+        mass: the part of p_σ that lies on the cells.
+    """
+
+    sigmas: Float[Tensor, "levels"]
+    gradient: Float[Tensor, "levels"]
+    divergence_free: Float[Tensor, "levels"]
+    mass: Float[Tensor, "levels"]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Both shares, over the levels that have them; empty where none has."""
+        resolved = ~self.gradient.isnan()
+        if not resolved.any():
+            return {}
+        return {name: float(getattr(self, name)[resolved].mean()) for name in ("gradient", "divergence_free")}
+
+    @property
+    def gradient_per_level(self) -> dict[str, float]:
+        """The gradient share by its level, as summaries write it; without the levels that have none."""
+        return _resolved(self.sigmas, self.gradient)
+
+    @property
+    def divergence_free_per_level(self) -> dict[str, float]:
+        """The divergence-free share by its level, likewise."""
+        return _resolved(self.sigmas, self.divergence_free)
+
+
+def _resolved(sigmas: Float[Tensor, "levels"], shares: Float[Tensor, "levels"]) -> dict[str, float]:
+    return by_level(sigmas[~shares.isnan()], shares[~shares.isnan()])
+
+
+class ScoreSplit(nn.Module):
+    """Splits the error of any score at the levels of a geometric grid from σ_max to σ_min.
+
+    The finest thing that p_σ can hold has the width √(σ² + τ²), τ being the target's own blur. A level's cells are half
+    as wide, as far as `resolution` allows; where that leaves them wider than the width, the shares are NaN. All that
+    owes nothing to the score is worked out once, at the first use.
+
+    Args:
+        distribution: the target.
+        sigma_min, sigma_max: ends of the grid of levels, in data units.
+        num_levels: levels on it.
+        resolution: most cells along the longer side.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        distribution: Distribution,
+        sigma_min: Positive,
+        sigma_max: Positive,
+        num_levels: Count = 10,
+        resolution: Count = 192,
+    ) -> None:
+        super().__init__()
+        self.distribution, self.resolution = distribution, resolution
+        self.sigmas = Geometric(sigma_min=sigma_min, sigma_max=sigma_max, num_levels=num_levels).sigmas
+
+    @cached_property
+    def _levels(self) -> list[_Level | None]:
+        return [_level(self.distribution, float(sigma), self.resolution) for sigma in self.sigmas]
+
+    @torch.no_grad()
+    def forward(self, score: Score) -> ScoreShares:
+        """Split the error of a score, on the processor, at all levels."""
+        shares = [
+            (math.nan, math.nan, math.nan) if level is None else level.split(score, sigma)
+            for level, sigma in zip(self._levels, self.sigmas, strict=True)
+        ]
+        return ScoreShares(self.sigmas, *torch.tensor(shares, dtype=torch.float64).unbind(-1))
+
+
+class _Level(NamedTuple):
+    """The weighted Poisson problem of one level.
+
+    Attributes:
+        faces: midpoints, first those across which x₁ changes, `[m, 2]`.
+        axis: the coordinate that changes across each, `[m]`.
+        exact: the exact score's component along it, `[m]`.
+        weight: p_σ there, times the area of a cell, `[m]`.
+        gradient: G, differences per length between neighbouring cells, one cell of each connected part held at 0.
+        solve: applies (Gᵀ P G)⁻¹.
+        mass: of the cells.
+    """
+
+    faces: Tensor
+    axis: Tensor
+    exact: Array
+    weight: Array
+    gradient: sparse.csr_matrix
+    solve: Callable[[Array], Array]
+    mass: float
+
+    def split(self, score: Score, sigma: Tensor) -> tuple[float, float, float]:
+        """Gradient share, divergence-free share and mass."""
+        values = score(self.faces.float(), sigma).double()
+        error = values.gather(1, self.axis[:, None])[:, 0].numpy() - self.exact
+        slope = self.gradient @ self.solve(self.gradient.T @ (self.weight * error))
+        norm = self.weight @ np.square(self.exact)
+        parts = (self.weight @ np.square(part) / norm for part in (slope, error - slope))
+        return *parts, self.mass
+
+
+def _level(target: Distribution, sigma: float, resolution: int) -> _Level | None:
+    """The problem at σ, or None where the grid is too coarse for it."""
+    width = math.hypot(sigma, target.blur)
+    points = target.noisy_points(sigma).double().cpu()
+    low, high = points.amin(0) - 2 * width, points.amax(0) + 2 * width
+    side = float((high - low).max())
+    h = side / min(resolution, max(COARSEST, math.ceil(2 * side / width)))
+    if h > width:
+        return None
+    columns, rows = (math.ceil(length / h) for length in (high - low).tolist())
+    density = _density(target, sigma, low, h, (columns, rows))
+    kept = density >= NEGLIGIBLE * density.max()
+    number = np.where(kept, np.cumsum(kept).reshape(kept.shape) - 1, -1)
+    return _assemble(target, sigma, low, h, number, mass=float(density[kept].sum()) * h**2)
+
+
+def _density(target: Distribution, sigma: float, low: Tensor, h: float, shape: tuple[int, int]) -> Array:
+    """p_σ in the middle of every cell, `[columns, rows]`."""
+    ticks = (low[i] + (torch.arange(n, dtype=torch.float64) + 0.5) * h for i, n in enumerate(shape))
+    centres = torch.stack(torch.meshgrid(*ticks, indexing="ij"), dim=-1)
+    return target.log_prob(centres.to(target.mean.device), sigma).exp().cpu().numpy()
+
+
+def _assemble(
+    target: Distribution, sigma: float, low: Tensor, h: float, number: NDArray[np.int64], *, mass: float
+) -> _Level:
+    """The operator between the kept cells, those with a number."""
+    first, second, faces, axis = [], [], [], []
+    for direction in range(2):
+        near, far = (number.take(range(*ends), axis=direction) for ends in _neighbours(number.shape[direction]))
+        inside = (near >= 0) & (far >= 0)
+        first.append(near[inside])
+        second.append(far[inside])
+        places = np.argwhere(inside) + 0.5
+        places[:, direction] += 0.5
+        faces.append(low + h * torch.from_numpy(places))
+        axis.append(torch.full((len(places),), direction))
+    midpoints, along = torch.cat(faces), torch.cat(axis)
+    points = midpoints.to(target.mean.device)
+    exact = target.score(points, sigma).cpu().gather(1, along[:, None])[:, 0].numpy()
+    weight = target.log_prob(points, sigma).exp().cpu().numpy() * h**2
+    gradient = _differences(np.concatenate(first), np.concatenate(second)) / h
+    solve = splu((gradient.T @ sparse.diags(weight) @ gradient).tocsc(), permc_spec="MMD_AT_PLUS_A").solve
+    return _Level(midpoints, along, exact, weight, gradient, solve, mass)
+
+
+def _neighbours(n: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (0, n - 1), (1, n)
+
+
+def _differences(first: NDArray[np.int64], second: NDArray[np.int64]) -> sparse.csr_matrix:
+    """second − first for pairs of cells; the first cell of every connected part has no column, for it stays at 0."""
+    m, cells = len(first), int(max(first.max(), second.max())) + 1
+    face, ones = np.arange(m), np.ones(m)
+    matrix = sparse.csr_matrix((np.r_[-ones, ones], (np.r_[face, face], np.r_[first, second])), shape=(m, cells))
+    part = connected_components(abs(matrix.T) @ abs(matrix), directed=False)[1]
+    held = np.unique(part, return_index=True)[1]
+    return matrix[:, np.setdiff1d(np.arange(cells), held)]

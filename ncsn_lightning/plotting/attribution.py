@@ -1,0 +1,88 @@
+"""Whose fault it is: metrics of scores under samplers, and where on the ladder an error enters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from .style import BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, number, numpy, styled
+
+COLORS = (BLUE, ORANGE, GREEN, VERMILION)
+COLUMNS = 3
+
+
+class Bar(NamedTuple):
+    """A metric's value and its standard error, which may be NaN; the floor, and the deviation of one draw of it."""
+
+    value: float
+    error: float
+    floor: float
+    deviation: float
+
+
+@styled
+def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
+    """A panel for each metric: its value under every name, with its standard error, over what the truth itself scores.
+
+    Arguments:
+        metrics: by metric, then by what was measured; the same names for each metric.
+    """
+    rows = math.ceil(len(metrics) / COLUMNS)
+    names = list(next(iter(metrics.values())))
+    figure = new_figure(0.7 + rows * (0.75 + 0.22 * len(names)), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, squeeze=False)
+    for axes in panels.ravel()[len(metrics) :]:
+        axes.set_axis_off()
+    for index, (metric, bars) in enumerate(metrics.items()):
+        axes = panels[index // COLUMNS, index % COLUMNS]
+        _bars(axes, bars)
+        axes.set_title(metric.replace("_", " "), loc="left")
+        axes.set_yticks(range(len(names)), names if index % COLUMNS == 0 else [""] * len(names))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _bars(axes: Axes, bars: Mapping[str, Bar]) -> None:
+    floor, deviation = next(iter(bars.values()))[2:]
+    axes.axvspan(floor - 2 * deviation, floor + 2 * deviation, color=GREY, alpha=0.25, linewidth=0)
+    axes.axvline(floor, color=GREY, linewidth=1, label="draws of the truth, ± 2 standard deviations")
+    for row, (bar, color) in enumerate(zip(bars.values(), COLORS, strict=False)):
+        error: dict[str, Any] = {"xerr": bar.error} if math.isfinite(bar.error) else {}
+        axes.errorbar(bar.value, row, fmt="o", color=color, capsize=3, **error)
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="x")
+
+
+@styled
+def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str, Tensor]) -> Figure:
+    r"""The distance of a walk's states from p_σ, where on the ladder it is made; and what draws of p_σ have.
+
+    Arguments:
+        levels: `[L + 1]`, σ that each state has reached, data units; the first is the prior's, 0 is the target itself.
+        floors: `[L + 1]`, sliced W₂ of as many draws of p_σ, data units.
+        distances: `[L + 1]` each, sliced W₂, data units, by the score that was walked on.
+    """
+    figure = new_figure(3.6, layout="constrained")
+    axes, steps = figure.add_subplot(), np.arange(len(levels))
+    for (name, values), color in zip(distances.items(), COLORS, strict=False):
+        axes.plot(steps, numpy(values), "o-", color=color, label=name, zorder=3)
+    axes.plot(steps, numpy(floors), color=GREY, label="draws of $p_\\sigma$")
+    axes.set_yscale("log")
+    axes.set_ylabel(r"sliced $W_2$ to $p_\sigma$ (data units)")
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
+    labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
+    axes.set_xticks(shown, labels)
+    axes.set_xlabel(r"level $\sigma$ that the chains have reached (data units)")
+    axes.grid(axis="y")
+    axes.legend(loc="best")
+    return figure

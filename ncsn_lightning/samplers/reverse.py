@@ -1,0 +1,213 @@
+r"""Steps from level to level that add noise: discretisations of the reverse diffusion
+
+$$dx = -2\sigma\, s(x, \sigma)\, d\sigma + \sqrt{2\sigma}\, d\bar w \qquad (\sigma \text{ falling})$$
+
+Source: Score-Based Generative Modeling through Stochastic Differential Equations, Song et al., 2021, eq. 6 and 9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..arguments import Index, NonNegative, Positive, StableRatio, strict
+from ..scores import Score
+from .base import Prior, Sampler, Stepper, noise_like
+from .ode import heun_step
+
+
+class Ancestral(Stepper):
+    r"""The posterior of the next level, given this one and the denoised point: DDPM's sampler.
+
+    $$x \leftarrow x + (\sigma_i^2 - \sigma_{i+1}^2)\, s + \frac{\sigma_{i+1}}{\sigma_i}
+    \sqrt{\sigma_i^2 - \sigma_{i+1}^2}\; z$$
+
+    With $x = x_{VP}/\sqrt{\bar\alpha}$ on the ladder `ddpm` it is DDPM's update, term by term. Sources: Denoising
+    Diffusion Probabilistic Models, Ho, Jain & Abbeel, 2020, Algorithm 2; Song et al., 2021, eq. 47, in these variables.
+
+    Args:
+        denoise: see `Sampler`; it is DDPM's last step, which adds no noise.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
+        super().__init__(prior=prior, denoise=denoise)
+
+    def step(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigma: Float[Tensor, ""],
+        lower: Float[Tensor, ""],
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        variance = sigma**2 - lower**2
+        return x + variance * score(x, sigma) + lower / sigma * variance.sqrt() * noise_like(x, generator)
+
+    def evaluations(self, num_levels: int) -> int:
+        return num_levels - 1 + self.denoise
+
+
+class PredictorCorrector(Stepper):
+    r"""A step to the next level, then Langevin steps there whose size keeps a ratio of signal to noise.
+
+    Predictor: $x + (\sigma_i^2 - \sigma_{i+1}^2) s + c \sqrt{\sigma_i^2 - \sigma_{i+1}^2}\, z$, with c = 1 for
+    `reverse_diffusion` and $\sigma_{i+1}/\sigma_i$ for `ancestral`. Corrector: $x + e s + \sqrt{2e}\, z$ with
+    $e = 2 (r \|z\| / \|s\|)^2$, norms averaged over all chains: they move together. Source: Song et al., 2021,
+    Algorithms 1, 2 and 4.
+
+    Args:
+        predictor: which.
+        corrector_steps: Langevin steps at each level after the first; with 0 the predictor walks alone.
+        signal_to_noise: r.
+        denoise: see `Sampler`.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        predictor: Literal["reverse_diffusion", "ancestral"] = "reverse_diffusion",
+        corrector_steps: Index = 1,
+        signal_to_noise: Positive = 0.16,
+        denoise: bool = True,
+        prior: Prior = "moment_matched",
+    ) -> None:
+        super().__init__(prior=prior, denoise=denoise)
+        self.predictor, self.corrector_steps, self.signal_to_noise = predictor, corrector_steps, signal_to_noise
+
+    def step(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigma: Float[Tensor, ""],
+        lower: Float[Tensor, ""],
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        variance = sigma**2 - lower**2
+        deviation = variance.sqrt() * (lower / sigma if self.predictor == "ancestral" else 1)
+        x = x + variance * score(x, sigma) + deviation * noise_like(x, generator)
+        for _ in range(self.corrector_steps):
+            s, z = score(x, lower), noise_like(x, generator)
+            e = 2 * (self.signal_to_noise * _mean_norm(z) / _mean_norm(s)) ** 2
+            x = x + e * s + (2 * e).sqrt() * z
+        return x
+
+    def evaluations(self, num_levels: int) -> int:
+        return (num_levels - 1) * (1 + self.corrector_steps) + self.denoise
+
+
+def _mean_norm(vectors: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+    return torch.linalg.vector_norm(vectors, dim=-1).mean()
+
+
+class ConsistentAnnealed(Stepper):
+    r"""Langevin steps whose noise is just what the next level asks for: one a level, and none of it wasted.
+
+    $$x \leftarrow x + \eta \sigma_i^2 s(x, \sigma_i) + \sigma_{i+1} \beta_i z, \qquad
+    \beta_i^2 = 1 - \Big(\frac{1 - \eta}{\gamma_i}\Big)^2, \qquad \gamma_i = \frac{\sigma_{i+1}}{\sigma_i}$$
+
+    On a point mass the state then has variance σ_i² exactly, level after level. Source: Adversarial Score Matching and
+    Improved Sampling for Image Generation, Jolicoeur-Martineau et al., 2020, Algorithm 2 (ε/σ_L² there is η).
+
+    Args:
+        step_ratio: η, in (0, 2), within 1 − γ_i < η < 1 + γ_i at every level.
+        denoise: see `Sampler`.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(self, *, step_ratio: StableRatio, denoise: bool = True, prior: Prior = "moment_matched") -> None:
+        super().__init__(prior=prior, denoise=denoise)
+        self.step_ratio = step_ratio
+
+    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+        if len(sigmas) < 2:
+            return
+        ratio, index = (sigmas[1:] / sigmas[:-1]).min(0)
+        if not abs(1 - self.step_ratio) < float(ratio):
+            raise ValueError(
+                f"step_ratio={self.step_ratio:g} lies outside 1 − γ … 1 + γ: from σ={float(sigmas[index]):.3g} to "
+                f"{float(sigmas[index + 1]):.3g} γ is {float(ratio):.3g}; keep it between {1 - float(ratio):.3g} and "
+                f"{1 + float(ratio):.3g}, or raise schedule.num_levels"
+            )
+
+    def step(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigma: Float[Tensor, ""],
+        lower: Float[Tensor, ""],
+        *,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "n 2"]:
+        beta = (1 - ((1 - self.step_ratio) * sigma / lower) ** 2).sqrt()
+        return x + self.step_ratio * sigma**2 * score(x, sigma) + lower * beta * noise_like(x, generator)
+
+    def evaluations(self, num_levels: int) -> int:
+        return num_levels - 1 + self.denoise
+
+
+class StochasticHeun(Sampler):
+    r"""Heun's steps, before each of which noise is added and the level raised to $\hat\sigma = (1 + \gamma)\sigma$.
+
+    $$\hat x = x + \sqrt{\hat\sigma^2 - \sigma^2}\, S_{noise}\, z, \qquad
+    \gamma = \min\Big(\frac{S_{churn}}{L}, \sqrt2 - 1\Big) \text{ for } S_{tmin} \le \sigma \le S_{tmax}$$
+
+    New noise forgets old errors, and costs discretisation. The last step, to 0, is taken without. Source: Elucidating
+    the Design Space of Diffusion-Based Generative Models, Karras et al., 2022, Algorithm 2.
+
+    Args:
+        s_churn: how much noise, over the whole ladder; 0 gives `Heun`.
+        s_tmin, s_tmax: the levels between which noise is added, data units.
+        s_noise: its deviation; a little above 1 makes up for denoisers that denoise too much.
+        denoise: see `Sampler`.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(
+        self,
+        *,
+        s_churn: NonNegative = 10.0,
+        s_tmin: NonNegative = 0.05,
+        s_tmax: Positive = 50.0,
+        s_noise: Positive = 1.0,
+        denoise: bool = True,
+        prior: Prior = "moment_matched",
+    ) -> None:
+        if s_tmin > s_tmax:
+            raise ValueError(f"s_tmin={s_tmin:g} exceeds s_tmax={s_tmax:g}: exchange or move them")
+        super().__init__(prior=prior, denoise=denoise)
+        self.s_churn, self.s_tmin, self.s_tmax, self.s_noise = s_churn, s_tmin, s_tmax, s_noise
+
+    def states(
+        self,
+        score: Score,
+        x: Float[Tensor, "n 2"],
+        sigmas: Float[Tensor, "levels"],
+        *,
+        generator: torch.Generator | None,
+    ) -> Iterator[Float[Tensor, "n 2"]]:
+        gamma = min(self.s_churn / len(sigmas), math.sqrt(2) - 1)
+        for sigma, lower in pairwise(sigmas):
+            raised = sigma
+            if self.s_tmin <= float(sigma) <= self.s_tmax:
+                raised = (1 + gamma) * sigma
+                x = x + (raised**2 - sigma**2).sqrt() * self.s_noise * noise_like(x, generator)
+            x = heun_step(score, x, raised, lower)
+            yield x
+        yield x
+
+    def evaluations(self, num_levels: int) -> int:
+        return 2 * (num_levels - 1) + self.denoise

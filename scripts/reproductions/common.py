@@ -1,0 +1,41 @@
+"""What several reproductions measure of a run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from ncsn_lightning import Likelihood, RungeKutta, SampleMetric, Sampler, SampleTest, Schedule, load_run
+
+
+def samples_of(
+    folder: Path,
+    metrics: dict[str, SampleMetric],
+    *,
+    n: int,
+    sampler: Sampler | None = None,
+    schedule: Schedule | None = None,
+    exact: bool = False,
+) -> dict[str, list[float]]:
+    """Of samples of a run every metric's value, floor and the floor's deviation.
+
+    Args:
+        folder: of the run.
+        n: samples.
+        sampler, schedule: other ones than the run's own.
+        exact: whether they walk down the exact score instead of the network's.
+    """
+    run = load_run(folder)
+    sigmas = (schedule or run.schedule).sigmas
+    score = run.distribution.score if exact else run.score
+    *_, x = (sampler or run.sampler).walk(score, run.distribution, sigmas, n=n, seed=run.config["seed"])
+    test = SampleTest(distribution=run.distribution, metrics=metrics)
+    test.update(x)
+    return {name: [found.value, found.floor, found.deviation] for name, found in test.compute().items()}
+
+
+def divergence(folder: Path) -> list[float]:
+    """KL of a run's target at σ_min from what its network makes of the matched Gaussian, and its error, in nats."""
+    run = load_run(folder)
+    likelihood = Likelihood(distribution=run.distribution, schedule=run.schedule, solver=RungeKutta(steps=64))
+    return list(likelihood(copy.deepcopy(run.score).double()).kl)

@@ -1,0 +1,22 @@
+"""A fractal of seven scales, after the toy example of Karras et al., 2024, trained on three kinds of targets."""
+
+from __future__ import annotations
+
+from lab import Lab, spread
+from page import table_of
+
+from reproductions.common import divergence
+
+OBJECTIVES = ("denoising", "stable_target", "exact")
+
+
+def reproduce(lab: Lab) -> list[str]:
+    jobs = lab.train("", "experiment=edm2_toy", f"objective={','.join(OBJECTIVES)}", "seed=0,1,2")
+    kl = lab.measure({f"kl_{job.hash}": lambda f=job.folder: divergence(f) for job in jobs})
+    rows = []
+    for objective in OBJECTIVES:
+        found = [job for job in jobs if job.overrides["objective"] == objective]
+        time = spread(job.metrics["training_time"] for job in found)
+        errors = spread(job.metrics["score_error"] for job in found)
+        rows.append([f"`{objective}`", errors, spread(kl[f"kl_{job.hash}"][0] for job in found), time])
+    return table_of(["objective", "score error", "KL (nats)", "training (s)"], rows)

@@ -1,0 +1,103 @@
+"""Write the table of docs/samplers.md: every sampler's error on a Gaussian, in closed form and measured.
+
+    python scripts/samplers.py
+
+Of the page only what stands between `<!-- table: gaussian -->` and `<!-- end -->` is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from figures import samplers
+from torch import Tensor
+
+from ncsn_lightning import ExactScore, GaussianMixture, Karras, Sampler
+from ncsn_lightning.closed_form import errors, sample_moments, smoothed, wasserstein
+from ncsn_lightning.files import replacing
+from ncsn_lightning.randomness import keyed_generator
+
+PAGE = Path(__file__).parents[1] / "docs" / "samplers.md"
+MARKS = re.compile(r"(<!-- table: gaussian -->\n).*?(<!-- end -->)", re.DOTALL)
+N, SEEDS, LEVELS, STEPS, EXCESS = 20_000, 5, 18, 10, 1.03
+
+
+class Scaled(ExactScore):
+    """A score that is wrong by a constant factor, as its density is by a power."""
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return EXCESS * self.distribution.score(x, sigma)
+
+    def log_density(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return EXCESS * self.distribution.log_prob(x, sigma)
+
+
+def target() -> GaussianMixture:
+    """One Gaussian off the origin, of deviations 1.2 and .3 along axes turned by 37°."""
+    return GaussianMixture(
+        torch.tensor([[1.5, -0.7]]),
+        weights=torch.ones(1),
+        variances=torch.tensor([[1.44, 0.09]]),
+        directions=torch.tensor([[0.8, 0.6]]),
+        scale=0.3,
+    )
+
+
+def rows() -> Iterator[str]:
+    gaussian = target()
+    sigmas = Karras(sigma_min=0.01, sigma_max=8.0, num_levels=LEVELS).sigmas
+    yield "| sampler | evaluations | start | truncation | discretisation | score | total | measured |\n"
+    yield "|---|---|---|---|---|---|---|---|\n"
+    for name, sampler in samplers("gaussian", steps=STEPS).items():
+        cells = [_cost(sampler, gaussian, sigmas), *_closed_form(sampler, gaussian, sigmas)]
+        yield f"| `{name}` | {' | '.join([*cells, _measured(sampler, gaussian, sigmas)])} |\n"
+    truth = smoothed(gaussian, 0.0)
+    draws = [gaussian.sample(N, generator=keyed_generator(seed, "floor")) for seed in range(SEEDS)]
+    yield f"| exact draws | | | | | | | {_spread([wasserstein(sample_moments(x), truth) for x in draws])} |\n"
+
+
+def _closed_form(sampler: Sampler, gaussian: GaussianMixture, sigmas: Tensor) -> list[str]:
+    try:
+        return [f"{value:.4f}" for value in errors(sampler, gaussian, sigmas, score=Scaled(gaussian))]
+    except ValueError:  # no affine map
+        return ["–"] * 5
+
+
+def _cost(sampler: Sampler, gaussian: GaussianMixture, sigmas: Tensor) -> str:
+    calls = 0
+
+    class Counted(ExactScore):
+        def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return super().__call__(x, sigma)
+
+    list(sampler.walk(Counted(gaussian), gaussian, sigmas, n=1000, seed=0))
+    return str(calls)
+
+
+def _measured(sampler: Sampler, gaussian: GaussianMixture, sigmas: Tensor) -> str:
+    found = []
+    for seed in range(SEEDS):
+        *_, x = sampler.walk(Scaled(gaussian), gaussian, sigmas, n=N, seed=seed)
+        found.append(wasserstein(sample_moments(x), smoothed(gaussian, 0.0)))
+    return _spread(found)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.4f} ± {stdev(values):.4f}"
+
+
+def main() -> None:
+    table = "".join(rows())
+    print(table)
+    with replacing(PAGE) as path:
+        path.write_text(MARKS.sub(lambda marks: marks[1] + table + marks[2], PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Published experiments: a fixed training set, what is kept of a measurement, and one of them from end to end."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ncsn_lightning import (
+    Denoising,
+    Exact,
+    Geometric,
+    LogUniform,
+    Moons,
+    StableTarget,
+    StreamingDataModule,
+    TwoGaussians,
+)
+from ncsn_lightning.data import Stream, training_set
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    *("network.hidden_dims=[8]", "network.embedding.dim=8", "data.batch_size=64", "data.validation_size=64"),
+    *("score_test.num_points=16", "trainer.max_steps=40", "data.steps_per_epoch=20", "data.block_size=20"),
+]
+LEVELS = LogUniform(schedule=Geometric(sigma_min=0.01, sigma_max=8.0), groups=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+def clean(stream):
+    """The clean points of the first 100 steps; denoising's target gives the noise away."""
+    block = stream.block(0, 100)
+    sigma = block.sigma.unsqueeze(-1)
+    return (block.x_noisy + sigma.square() * block.target).reshape(-1, 2)
+
+
+def test_a_fixed_training_set_gives_all_rows_and_each_as_often():
+    points, target = 50, Moons()
+    x = clean(Stream(target, LEVELS, Denoising(), batch_size=400, seed=3, size=points))
+    distance, nearest = torch.cdist(x.double(), training_set(target, points, seed=3).double()).min(-1)
+    assert distance.max() < 1e-4
+    counts = torch.bincount(nearest, minlength=points).double()
+    expected = len(x) / points
+    assert ((counts - expected).square() / expected).sum() < points - 1 + 5 * (2 * (points - 1)) ** 0.5  # χ²
+    fresh = clean(Stream(target, LEVELS, Denoising(), batch_size=400, seed=3))
+    assert len(fresh.round(decimals=3).unique(dim=0)) > 0.9 * len(fresh)
+
+
+def test_training_sets_differ_by_their_seeds():
+    assert not torch.equal(training_set(Moons(), 10, seed=0), training_set(Moons(), 10, seed=1))
+    assert torch.equal(training_set(Moons(), 10, seed=0), training_set(Moons(), 10, seed=0))
+
+
+@pytest.mark.parametrize("objective", [StableTarget, Exact])
+def test_what_asks_the_target_for_more_is_refused_beside_a_training_set(objective):
+    target = TwoGaussians()
+    sizes = {"batch_size": 64, "block_size": 50, "steps_per_epoch": 100, "validation_size": 64, "block_ends": []}
+    with pytest.raises(ValueError, match=r"train_size=10: .* use objective=denoising"):
+        StreamingDataModule(
+            distribution=target, levels=LEVELS, objective=objective(distribution=target), train_size=10, seed=0, **sizes
+        )
+
+
+def test_a_measurement_is_made_once(tmp_path):
+    from lab import Lab
+
+    calls = []
+
+    def measured(lab):
+        return lab.measure({"a": lambda: calls.append("a") or 1.5, "b": lambda: calls.append("b") or [1, 2]})
+
+    for _ in range(2):
+        lab = Lab("name", tmp_path, tmp_path, "basic", [])
+        assert measured(lab) == {"a": 1.5, "b": [1, 2]}
+        assert lab.seconds > 0
+    assert calls == ["a", "b"]
+    (tmp_path / "name" / "b.json").unlink()
+    measured(lab)
+    assert calls == ["a", "b", "b"]
+
+
+def test_the_overlap_of_technique_2_is_vacuous_in_two_dimensions():
+    from reproductions.techniques import overlap
+
+    values = [float(value) for value in re.findall(r"(\d\.\d{4}) for", overlap())]
+    assert min(values) >= 0.997
+    assert values[0] == pytest.approx(0.9987, abs=2e-4)  # Φ(3.5) − Φ(−3.1) at γ = 1.1
+
+
+def test_ncsn_toy_from_training_to_page(tmp_path, monkeypatch):
+    from lab import Lab
+    from reproductions import ncsn_toy
+
+    monkeypatch.setattr(ncsn_toy, "N", 100)
+    monkeypatch.setattr(ncsn_toy, "WALKS", 2)
+    lab = Lab("ncsn_toy", tmp_path / "runs", tmp_path, "basic", [*TINY, "seed=0,1"])
+    lines = ncsn_toy.reproduce(lab)
+    rows = {tuple(line.strip("| ").split(" | ")[:2]): line for line in lines if line.startswith("| ")}
+    weights = {key: float(line.split(" | ")[2].split(" ± ")[0]) for key, line in rows.items() if "±" in line}
+    four = 4 * (0.8 * 0.2 / 400) ** 0.5
+    assert weights["annealed Langevin", "exact"] == pytest.approx(0.784, abs=four)
+    assert weights["plain Langevin", "exact"] == pytest.approx(0.51, abs=4 * 0.5 / 20)
+    assert lab.totals().startswith("*2 jobs, ")
+    assert (tmp_path / "images/result_ncsn_toy.png").stat().st_size < 300_000
