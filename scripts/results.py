@@ -74,8 +74,9 @@ def numbers(found: Answer, comparison: Comparison) -> list[str]:
     mean = plus_minus(comparison.configuration.mean, comparison.configuration.standard_error)
     if comparison.configuration is found.best:
         return [mean, "the best"]
-    difference = f"{comparison.difference:+.2g} ({comparison.low:+.2g} to {comparison.high:+.2g})"
-    return [mean, difference.replace("-", "−") + ("" if comparison.told else ", a tie")]
+    sign, form = ("× ", ".3g") if found.ratios else ("", "+.2g")
+    effect, low, high = (f"{value:{form}}" for value in (comparison.effect, comparison.low, comparison.high))
+    return [mean, f"{sign}{effect} ({low} to {high})".replace("-", "−") + ("" if comparison.told else ", a tie")]
 
 
 def verdict(found: Answer) -> str:

@@ -157,10 +157,10 @@ def test_differences_without_spread():
 
 
 def test_seeds_that_move_all_configurations_alike_do_not_hide_a_difference(tmp_path):
-    """The spread over seeds is ten times the difference, and paired differences see it all the same."""
-    shift, jitter = [0.0, 1.0, 2.0, 3.0], [0.001, -0.001, 0.002, -0.002]
-    better = {(0, 0, k): 1 + s + jitter[k] for k, s in enumerate(shift)}
-    worse = {(1, 0, k): 1.1 + s for k, s in enumerate(shift)}
+    """The spread over seeds is a factor of ten, and pairs see ten hundredths all the same."""
+    scale, jitter = [1.0, 2.0, 5.0, 10.0], [0.001, -0.001, 0.002, -0.002]
+    better = {(0, 0, k): s * (1 + jitter[k]) for k, s in enumerate(scale)}
+    worse = {(1, 0, k): s * 1.1 for k, s in enumerate(scale)}
     found = answer(sweep_of(tmp_path, better | worse))
     assert found.best.overrides == {"a": "0", "b": "0"}
     assert found.best.standard_error == pytest.approx(np.std(list(better.values()), ddof=1) / 2)
@@ -168,8 +168,27 @@ def test_seeds_that_move_all_configurations_alike_do_not_hide_a_difference(tmp_p
     best, other = found.comparisons
     assert not best.told
     assert other.told
-    assert other.difference == pytest.approx(0.1)
-    assert 0.09 < other.low < 0.1 < other.high < 0.11
+    assert found.ratios
+    assert other.effect == pytest.approx(1.1, abs=1e-5)
+    assert 1.09 < other.low < 1.1 < other.high < 1.11
+
+
+def test_errors_that_spread_by_factors_are_compared_by_ratios(tmp_path):
+    """A hundred times worse with every seed is no tie, however wide the differences spread."""
+    best = {(0, 0, k): value for k, value in enumerate([0.019, 0.021, 0.020])}
+    worse = {(1, 0, k): value for k, value in enumerate([3.0, 22.0, 3.5])}
+    found = answer(sweep_of(tmp_path, best | worse))
+    assert found.ties == []
+    assert found.comparisons[1].low > 1
+
+
+def test_of_a_metric_that_may_be_negative_the_effect_is_a_difference(tmp_path):
+    best = {(0, 0, k): -1.0 + s for k, s in enumerate([0.0, 1.0, 2.0])}
+    worse = {(1, 0, k): -0.75 + s for k, s in enumerate([0.0, 1.0, 2.0])}
+    found = answer(sweep_of(tmp_path, best | worse))
+    assert not found.ratios
+    assert found.comparisons[1].effect == pytest.approx(0.25)
+    assert (found.comparisons[1].low, found.comparisons[1].high) == (pytest.approx(0.25), pytest.approx(0.25))
 
 
 def test_ties_cannot_be_told(tmp_path):
@@ -190,7 +209,7 @@ def test_without_a_common_seed_nothing_is_told(tmp_path):
     values = {(0, 0, 0): 0.1, (0, 0, 1): 0.1, (1, 0, 2): 9.0, (1, 0, 3): 9.1}
     best, other = answer(sweep_of(tmp_path, values)).comparisons
     assert best.configuration.overrides["a"] == "0"
-    assert (other.seeds, other.low, other.high, other.told) == (0, -math.inf, math.inf, False)
+    assert (other.seeds, other.low, other.high, other.told) == (0, 0.0, math.inf, False)
 
 
 def test_the_best_has_all_its_seeds(tmp_path):
@@ -200,7 +219,7 @@ def test_the_best_has_all_its_seeds(tmp_path):
     found = answer(sweep_of(tmp_path, values, states=lost))
     assert found.best.overrides["a"] == "1"
     first = found.comparisons[0]
-    assert (first.configuration.overrides["a"], first.seeds, first.difference) == ("0", 2, -1.0)
+    assert (first.configuration.overrides["a"], first.seeds, first.effect) == ("0", 2, 0.5)
     early = dict.fromkeys([(0, 0, 2), (1, 0, 1), (1, 0, 2)], "waiting")
     assert answer(sweep_of(tmp_path, values, states=early)).best.overrides["a"] == "0"
 

@@ -2,7 +2,8 @@
 
 A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over its
 seeds, among those whose seeds have all finished (before there is one: among those with most seeds). Another can be told
-from it where the interval of the paired differences, over the seeds that both have, leaves out 0.
+from it where the interval of the paired effects, over the seeds that both have, leaves out that there is none. The
+effect is a ratio where the metric is positive throughout, for such errors spread by factors, and else a difference.
 """
 
 from __future__ import annotations
@@ -57,14 +58,15 @@ class Comparison:
     Attributes:
         configuration: which.
         seeds: those that both have.
-        difference: its mean minus the best one's, over these seeds; positive where it is worse.
-        low, high: the interval of the difference.
+        effect: the geometric mean of its ratios to the best one, over these seeds, more than 1 where it is worse; or
+            the mean of its differences from it, more than 0.
+        low, high: the interval of the effect.
         told: whether it can be told from the best.
     """
 
     configuration: Configuration
     seeds: int
-    difference: float
+    effect: float
     low: float
     high: float
     told: bool
@@ -76,6 +78,7 @@ class Answer:
 
     Attributes:
         metric: its name; less is better.
+        ratios: whether the effects are ratios.
         best: the best configuration.
         comparisons: every configuration of which any seed finished, the best one too, by their means.
         unmeasured: the others.
@@ -83,6 +86,7 @@ class Answer:
     """
 
     metric: str
+    ratios: bool
     best: Configuration
     comparisons: list[Comparison]
     unmeasured: list[Configuration]
@@ -112,9 +116,10 @@ def answer(sweep: Sweep, metric: str = METRIC) -> Answer | None:
     most = max(len(configuration.values) for configuration in some)
     candidates = whole or [configuration for configuration in some if len(configuration.values) == most]
     best = min(candidates, key=lambda configuration: configuration.mean)
-    comparisons = sorted(_compare(best, some), key=lambda comparison: comparison.configuration.mean)
+    ratios = all(value > 0 for configuration in some for value in configuration.values.values())
+    comparisons = sorted(_compare(best, some, ratios=ratios), key=lambda comparison: comparison.configuration.mean)
     unmeasured = [configuration for configuration in every if not configuration.values]
-    return Answer(metric, best, comparisons, unmeasured, _command(sweep, best))
+    return Answer(metric, ratios, best, comparisons, unmeasured, _command(sweep, best))
 
 
 def configurations(jobs: Iterable[Job], metric: str) -> list[Configuration]:
@@ -132,7 +137,7 @@ def _configuration(jobs: list[Job], metric: str) -> Configuration:
     return Configuration(overrides, jobs, {seed: value for seed, value in values.items() if not math.isnan(value)})
 
 
-def _compare(best: Configuration, others: list[Configuration]) -> Iterable[Comparison]:
+def _compare(best: Configuration, others: list[Configuration], *, ratios: bool) -> Iterable[Comparison]:
     """Every configuration beside the best; those with the same seeds in one go."""
     groups: dict[tuple[str, ...], list[Configuration]] = {}
     for other in others:
@@ -140,14 +145,16 @@ def _compare(best: Configuration, others: list[Configuration]) -> Iterable[Compa
         groups.setdefault(common, []).append(other)
     for seeds, members in groups.items():
         if not seeds:
-            yield from (Comparison(member, 0, math.nan, -math.inf, math.inf, told=False) for member in members)
+            least = 0.0 if ratios else -math.inf
+            yield from (Comparison(member, 0, math.nan, least, math.inf, told=False) for member in members)
             continue
-        paired = [[member.values[seed] - best.values[seed] for member in members] for seed in seeds]
-        differences = np.array(paired)
-        rows = zip(members, differences.mean(0), *paired_interval(differences), strict=True)
-        for member, difference, low, high in rows:
-            told = member is not best and not low <= 0 <= high
-            yield Comparison(member, len(seeds), float(difference), float(low), float(high), told)
+        values = np.array([[one.values[seed] for one in (best, *members)] for seed in seeds])
+        values = np.log(values) if ratios else values
+        differences = values[:, 1:] - values[:, :1]
+        for member, *found in zip(members, differences.mean(0), *paired_interval(differences), strict=True):
+            told = member is not best and not found[1] <= 0 <= found[2]
+            effect, low, high = map(float, np.exp(found) if ratios else found)
+            yield Comparison(member, len(seeds), effect, low, high, told)
 
 
 def program(sweep: Sweep) -> str:

@@ -116,8 +116,9 @@ def _answer(found: Answer, sweep: Sweep) -> dict[str, Any]:
         "best": first(found.best.jobs),
         "command": found.command,
         "ties": len(found.ties),
+        "ratios": found.ratios,
         "comparisons": [
-            [first(c.configuration.jobs), c.seeds, *map(rounded, (c.difference, c.low, c.high)), c.told]
+            [first(c.configuration.jobs), c.seeds, *map(rounded, (c.effect, c.low, c.high)), c.told]
             for c in found.comparisons
         ],
     }

@@ -79,11 +79,11 @@ def _jobs(sweep: Sweep) -> wandb.Table:
 def _configurations(found: Answer) -> wandb.Table:
     """The configurations by their means, each beside the best one."""
     columns: list[Any] = ["configuration", found.metric, "standard error", "seeds"]
-    columns += ["difference", "low", "high", "told from best"]
+    columns += ["ratio to best" if found.ratios else "difference", "low", "high", "told from best"]
     rows = [
         [
             *(c.configuration.label, c.configuration.mean, _finite(c.configuration.standard_error)),
-            *(len(c.configuration.values), _finite(c.difference), _finite(c.low), _finite(c.high), c.told),
+            *(len(c.configuration.values), _finite(c.effect), _finite(c.low), _finite(c.high), c.told),
         ]
         for c in found.comparisons
     ]

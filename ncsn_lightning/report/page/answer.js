@@ -41,7 +41,7 @@ function pending() {
 }
 
 function drawRanking(section, found, several) {
-	const compared = new Map(found.comparisons.map(([first, seeds, difference, low, high, told]) => [first, { seeds, difference, low, high, told }]));
+	const compared = new Map(found.comparisons.map(([first, seeds, effect, low, high, told]) => [first, { seeds, effect, low, high, told, ratio: found.ratios }]));
 	const bySeeds = view.over === data.seed || seedIndex < 0;
 	const rows = ranked();
 	const tied = bySeeds && several ? rows.findLastIndex((row) => compared.get(row.first.index)?.told === false) : 0;
@@ -96,20 +96,21 @@ function rankingRow(row, scale, comparison, isBest) {
 			row.values.map((value) => h("i", { class: "dot", style: `left:${scale(value)}%` })),
 			h("i", { class: "mean", style: `left:${scale(row.mean)}%` })),
 		h("span", { class: "value" }, plusMinus(row.mean, row.error), row.n < row.planned && h("small", {}, `${row.n} of ${row.planned} finished`), text && h("em", {}, text)),
-		h("span", { class: "difference" }, comparison && !isBest ? difference(comparison) : ""),
+		h("span", { class: "difference" }, comparison && !isBest ? worse(comparison) : ""),
 	);
 }
 
-function difference({ seeds, difference, low, high }) {
+function worse({ seeds, effect, low, high, ratio }) {
 	if (!seeds) return "no common seed";
-	if (low == null) return `${number(difference)}, one seed`;
-	return `${number(difference, 2)} [${number(low, 2)}, ${number(high, 2)}]`;
+	const sign = ratio ? "× " : "";
+	if (seeds === 1) return `${sign}${number(effect)}, one seed`;
+	return `${sign}${number(effect, 2)} [${number(low, 2)}, ${number(high, 2)}]`;
 }
 
 function howItWasTold() {
 	return h("details", { class: "note" },
 		h("summary", {}, "How this was told"),
-		h("p", {}, "Small dots are seeds, the large one is their mean, the bar its standard error. The best configuration is the one with the lowest mean among those whose seeds have all finished. “Worse by” is the mean of the differences over the seeds that both configurations share, with its 95 % bootstrap interval, widened as Student’s t asks for few seeds. Where the interval holds 0, the two cannot be told apart. Each interval is for one comparison; with many of them, one in twenty is wrong by chance."),
+		h("p", {}, "Small dots are seeds, the large one is their mean, the bar its standard error. The best configuration is the one with the lowest mean among those whose seeds have all finished. “Worse by” is the factor between two configurations, its geometric mean over the seeds that both share (where a metric can be 0 or less: the difference), with its 95 % bootstrap interval, widened as Student’s t asks for few seeds. Where the interval holds 1 (of a difference: 0), the two cannot be told apart. Each interval is for one comparison; with many of them, one in twenty is wrong by chance."),
 	);
 }
 
