@@ -6,8 +6,9 @@ import lightning as L
 import pytest
 import torch
 
-from ncsn_lightning import jobs
+from ncsn_lightning import Denoising, jobs
 from ncsn_lightning.checkpoints import latest_checkpoint
+from ncsn_lightning.data import Stream
 from ncsn_lightning.training import LearningRate
 
 
@@ -78,11 +79,10 @@ def test_the_step_is_adam_on_the_denoising_loss(configure):
     reference = type(model)(network=type(model.network)(embedding=model.network.embed[0], hidden_dims=[16, 16]))
     reference.load_state_dict(model.state_dict())
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, fused=True)
-    stream = job.data._stream(64, "train")
+    stream = Stream(job.data.distribution, job.data.levels, Denoising(), batch_size=64, seed=job.data.seed)
     for step in range(60):
-        x, sigma, noise, _ = (field[0] for field in stream.block(step, step + 1))
-        scale = sigma.unsqueeze(-1)
-        error = (reference(x + scale * noise, sigma) + noise / scale).square().sum(-1)
+        x_noisy, sigma, target = (field[0] for field in stream.block(step, step + 1))
+        error = (reference(x_noisy, sigma) - target).square().sum(-1)
         optimizer.zero_grad()
         (sigma**2 * error).mean().backward()
         optimizer.step()
