@@ -26,12 +26,13 @@ from torch import nn
 
 from .configuration import NODE, Refusal, nearest
 from .distributions import Distribution
+from .objectives import Objective
 from .samplers import Sampler
 
 MODEL_KINDS = (nn.Module, Sampler)
 """Kinds of class that a trained network is rebuilt from."""
 
-KINDS = (*MODEL_KINDS, torch.optim.Optimizer, L.Callback, L.LightningDataModule, Logger)
+KINDS = (*MODEL_KINDS, Objective, torch.optim.Optimizer, L.Callback, L.LightningDataModule, Logger)
 """Kinds of class that a training is rebuilt from."""
 
 REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError, MisconfigurationException)

@@ -222,18 +222,22 @@ def test_sample_needs_the_checkpoint_alone(run, command, tmp_path):
     assert left == {"elsewhere.ckpt", "a/x.npz", "a/x.png", "x.csv", "x.png", "y.csv", "y.png"}
 
 
+SMALL = (
+    *("evaluation.split.resolution=64", "evaluation.split.num_levels=3", "evaluation.likelihood.num_points=50"),
+    *("num_seeds=2", "evaluation.samples.repeats=2"),
+)
+
+
 def test_the_truth_takes_the_networks_place(run, command, tmp_path, capsys):
     """With the exact score nothing depends on the weights: MALA has its density, and the board is met."""
     ask = [f"run={run}", "n=500", "score=exact"]
     assert command("sample", *ask, "sampler=mala", "sampler.steps_per_level=2", "out=x.npz") == []
-    assert command("evaluate", *ask, "sampler=multistep", "num_levels=2", "out=numbers.json") == []
+    assert command("evaluate", *ask, *SMALL, "sampler=multistep", "num_levels=2", "out=numbers.json") == []
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["score_error"] == 0
-    assert set(numbers["off_support"]) == {"exact score"}
-    assert numbers["off_support"]["exact score"] < 0.2
-
-
-SMALL = ("evaluation.split.resolution=64", "evaluation.split.num_levels=3", "evaluation.likelihood.num_points=50")
+    assert set(numbers["samples"]) == {"truth, this sampler"}
+    assert numbers["samples"]["truth, this sampler"]["off_support"]["value"] < 0.2
+    assert set(numbers["distances"]) == {"sigma", "truth", "floor"}
 
 
 def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
@@ -241,14 +245,19 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert list(numbers["score_error_per_level"])[::2] == ["2", "0.01"]
     assert numbers["score_error"] == pytest.approx(np.mean(list(numbers["score_error_per_level"].values())))
-    assert set(numbers["samples"]) == {"network", "exact score"}
-    measured = numbers["samples"]["exact score"]["off_support"]
-    assert measured.keys() == {"value", "floor", "deviation", "num_points"}
+    assert set(numbers["samples"]) == {"truth, this sampler", "network, near-exact sampler", "network, this sampler"}
+    measured = numbers["samples"]["truth, this sampler"]["off_support"]
+    assert measured.keys() == {"value", "error", "floor", "deviation", "num_points"}
+    levels = len(numbers["distances"]["sigma"])
+    assert {len(values) for values in numbers["distances"].values()} == {levels}
+    assert numbers["distances"]["network"][-1] > 3 * numbers["distances"]["floor"][-1]
     assert (measured["floor"], measured["num_points"]) == (0, 50)
     value, error = numbers["likelihood"]["kl"]["value"], numbers["likelihood"]["kl"]["error"]
     assert value > 3 * error  # of a network that hardly trained
     assert "relative score error" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.json", "numbers.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("numbers.json", "numbers_density.png", "numbers_distances.png", "numbers_shares.png")
+    ]
 
 
 QUESTIONS = [
