@@ -146,7 +146,7 @@ def test_a_sweep_ends_as_an_undisturbed_one_whatever_happens_to_its_jobs(cluster
     assert output.splitlines()[-1].startswith("1 of 6 jobs did not finish (1 preempted)")
     jobs = command.jobs()
     warned, cancelled, killed = (jobs[str(LONG), seed] for seed in "012")
-    assert re.search(r"killed: .*job \d+_\d+ of Slurm", output)
+    assert re.search(r"the launcher gave up .*job \d+_\d+ of Slurm", output)
     assert_went_on(warned)
     assert summary(cancelled)["status"] == "preempted"
     assert summary(killed)["status"] == "finished"
