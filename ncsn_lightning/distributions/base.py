@@ -63,6 +63,11 @@ class Distribution(nn.Module, ABC):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """Draw `n` independent points in float32, on the device of the buffers (the generator's device must agree)."""
 
+    def sample_noisy(self, n: int, sigma: float, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
+        """Draw `n` independent points of p_σ, as `sample` does of p."""
+        clean = self.sample(n, generator=generator)
+        return clean + sigma * torch.randn(clean.shape, generator=generator, device=clean.device)
+
     @abstractmethod
     def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
         """log p_σ of rows."""

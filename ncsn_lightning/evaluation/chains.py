@@ -68,9 +68,7 @@ class Chains:
         return sliced_wasserstein2(state, self._truth(level, "truth", seed), num_angles=ANGLES)
 
     def _truth(self, level: float, purpose: str, seed: int) -> Float[Tensor, "n 2"]:
-        generator = keyed_generator(seed, purpose)
-        clean = self.target.sample(self.n, generator=generator)
-        return clean + level * torch.randn(clean.shape, generator=generator)
+        return self.target.sample_noisy(self.n, level, generator=keyed_generator(seed, purpose))
 
 
 class Share(NamedTuple):

@@ -155,5 +155,4 @@ class SampleTest(Metric):
 
     def _draw(self, n: int, purpose: str, index: int) -> Float[Tensor, "n 2"]:
         generator = keyed_generator(self.seed, purpose, index, device=self.distribution.mean.device)
-        clean = self.distribution.sample(n, generator=generator)
-        return clean + self.sigma * torch.randn(clean.shape, generator=generator, device=clean.device)
+        return self.distribution.sample_noisy(n, self.sigma, generator=generator)

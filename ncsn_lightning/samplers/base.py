@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import strict
 from ..distributions import Distribution
 from ..randomness import keyed_generator
 from ..scores import Score
@@ -166,7 +167,16 @@ class Chain(Sampler):
 
 
 class Stepper(Sampler):
-    """Steps from each level to the next; a subclass owns the step. At the last level only denoising is left to do."""
+    """Steps from each level to the next; a subclass owns the step. At the last level only denoising is left to do.
+
+    Args:
+        denoise: see `Sampler`.
+        prior: see `Sampler`.
+    """
+
+    @strict
+    def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
+        super().__init__(prior=prior, denoise=denoise)
 
     @abstractmethod
     def step(

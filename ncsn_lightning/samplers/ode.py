@@ -33,10 +33,6 @@ class Euler(Stepper):
         prior: see `Sampler`.
     """
 
-    @strict
-    def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
-        super().__init__(prior=prior, denoise=denoise)
-
     def step(
         self,
         score: Score,
@@ -62,10 +58,6 @@ class Heun(Stepper):
         denoise: see `Sampler`.
         prior: see `Sampler`.
     """
-
-    @strict
-    def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
-        super().__init__(prior=prior, denoise=denoise)
 
     def step(
         self,

@@ -36,10 +36,6 @@ class Ancestral(Stepper):
         prior: see `Sampler`.
     """
 
-    @strict
-    def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
-        super().__init__(prior=prior, denoise=denoise)
-
     def step(
         self,
         score: Score,
@@ -49,8 +45,7 @@ class Ancestral(Stepper):
         *,
         generator: torch.Generator | None,
     ) -> Float[Tensor, "n 2"]:
-        variance = sigma**2 - lower**2
-        return x + variance * score(x, sigma) + lower / sigma * variance.sqrt() * noise_like(x, generator)
+        return _reverse_step(score, x, sigma, lower, share=lower / sigma, generator=generator)
 
     def evaluations(self, num_levels: int) -> int:
         return num_levels - 1 + self.denoise
@@ -94,9 +89,8 @@ class PredictorCorrector(Stepper):
         *,
         generator: torch.Generator | None,
     ) -> Float[Tensor, "n 2"]:
-        variance = sigma**2 - lower**2
-        deviation = variance.sqrt() * (lower / sigma if self.predictor == "ancestral" else 1)
-        x = x + variance * score(x, sigma) + deviation * noise_like(x, generator)
+        share = lower / sigma if self.predictor == "ancestral" else torch.ones_like(sigma)
+        x = _reverse_step(score, x, sigma, lower, share=share, generator=generator)
         for _ in range(self.corrector_steps):
             s, z = score(x, lower), noise_like(x, generator)
             e = 2 * (self.signal_to_noise * _mean_norm(z) / _mean_norm(s)) ** 2
@@ -105,6 +99,20 @@ class PredictorCorrector(Stepper):
 
     def evaluations(self, num_levels: int) -> int:
         return (num_levels - 1) * (1 + self.corrector_steps) + self.denoise
+
+
+def _reverse_step(
+    score: Score,
+    x: Float[Tensor, "n 2"],
+    sigma: Float[Tensor, ""],
+    lower: Float[Tensor, ""],
+    *,
+    share: Float[Tensor, ""],
+    generator: torch.Generator | None,
+) -> Float[Tensor, "n 2"]:
+    """The step of either predictor, whose noise is a `share` of what the levels lie apart."""
+    variance = sigma**2 - lower**2
+    return x + variance * score(x, sigma) + share * variance.sqrt() * noise_like(x, generator)
 
 
 def _mean_norm(vectors: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:

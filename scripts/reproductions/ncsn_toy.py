@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lab import Lab, spread
 from matplotlib.figure import Figure
 from page import table_of
@@ -83,7 +82,7 @@ def walk(run: Run, sampler: str, score: str, seed: int) -> Tensor:
 
 def truth(run: Run, seed: int, purpose: str = "independent draws") -> Tensor:
     generator = keyed_generator(seed, purpose)
-    return run.distribution.sample(N, generator=generator) + torch.randn(N, 2, generator=generator)
+    return run.distribution.sample_noisy(N, 1.0, generator=generator)
 
 
 @styled
