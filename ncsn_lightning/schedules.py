@@ -186,24 +186,40 @@ class Ladder(Levels):
 
 
 class LogUniform(Levels):
-    """ln σ uniform over the schedule's range: with λ = σ² the maximum-likelihood weighting of this process."""
+    r"""ln σ of density $\propto \sigma^{-\tau}$ over the schedule's range: uniform for τ = 0.
+
+    Uniform, with λ = σ², it weighs levels as the maximum likelihood of this process does. A tilt τ > 0 gives more rows
+    to low levels, whose targets are the noisiest and whose relative errors the largest.
+
+    Args:
+        tilt: τ.
+    """
 
     log_range: Tensor
 
     @strict
-    def __init__(self, *, schedule: Schedule, groups: Count | None = None, stratified: bool = False) -> None:
+    def __init__(
+        self, *, schedule: Schedule, tilt: Finite = 0.0, groups: Count | None = None, stratified: bool = False
+    ) -> None:
         super().__init__(groups=groups, stratified=stratified)
         _check_range(schedule)
         self.register_buffer("log_range", schedule.sigmas[[-1, 0]].log())
+        self.tilt = tilt
 
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         low, high = self.log_range
+        if self.tilt:
+            u = (u * torch.expm1(-self.tilt * (high - low))).log1p() / (-self.tilt * (high - low))
         return (low + u * (high - low)).exp()
 
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         low, high = self.log_range
-        inside = (sigma.log() >= low) & (sigma.log() <= high)
-        return inside.to(sigma.dtype) / (high - low)
+        above = sigma.log() - low
+        inside = (above >= 0) & (above <= high - low)
+        if not self.tilt:
+            return inside.to(sigma.dtype) / (high - low)
+        mass = -torch.expm1(-self.tilt * (high - low)) / self.tilt
+        return inside * (-self.tilt * above).exp() / mass
 
 
 class LogNormal(Levels):

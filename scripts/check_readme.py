@@ -1,6 +1,6 @@
-"""Type the commands of a page, so that it cannot lie: README.md, or the pages that are named.
+"""Type the commands of pages, so that they cannot lie; the pages side by side, each in a folder of its own.
 
-    python scripts/check_readme.py [docs/extending.md …]
+    python scripts/check_readme.py README.md docs/extending.md
 
 A block of code that follows `<!-- file: NAME -->` is written to that file; one that follows `<!-- checked -->` is run
 in the same, at first empty, folder, Python as a whole and shell line by line. Trainings are made short. The first that
@@ -17,10 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^<!-- (checked|file: \S+) -->\n```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "trainer.max_steps": "20",
@@ -86,11 +86,17 @@ def run(page: Path, folder: Path) -> Iterator[str]:
             yield f"{page.name}: {time.perf_counter() - started:4.1f} s  {command.splitlines()[0]}"
 
 
+def check(page: Path) -> None:
+    """Go through a page in a folder that is gone afterwards, and print what was done."""
+    with tempfile.TemporaryDirectory() as folder:
+        for line in run(page, Path(folder)):
+            print(line, flush=True)
+
+
 def main() -> None:
-    for page in map(Path, sys.argv[1:] or [ROOT / "README.md"]):
-        with tempfile.TemporaryDirectory() as folder:
-            for line in run(page, Path(folder)):
-                print(line, flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pages:
+        for checked in [pages.submit(check, Path(page)) for page in sys.argv[1:]]:
+            checked.result()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python scripts/torture.py --trials 100
 
 Every weight, average, optimiser state, sample, metric and logged value of every job must be the same, by `torch.equal`.
-In every third trial two copies of the command share the sweep. Processes are real and signals too; to make a trial a
+In every second trial two copies of the command share the sweep. Processes are real and signals too; to make a trial a
 matter of seconds, the processes are forks of one that has imported torch, draw no pictures and write no report.
 """
 
@@ -161,7 +161,7 @@ def main() -> None:
     for trial in range(arguments.trials):
         shutil.rmtree(sweep)
         chance = random.Random(f"{arguments.seed} {trial}")
-        sent = disturbed(sweep, seconds=seconds, copies=2 if trial % 3 == 2 else 1, chance=chance)
+        sent = disturbed(sweep, seconds=seconds, copies=1 + trial % 2, chance=chance)
         if places := list(differences(expected, everything(sweep))):
             sys.exit(f"trial {trial} differs at {len(places)} places, such as {places[0]}; see {sweep}")
         signals += sent

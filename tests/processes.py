@@ -1,17 +1,22 @@
-"""Trainings in processes of their own, and whether two of them ended alike."""
+"""Our commands in processes of their own, and whether two trainings ended alike."""
 
+import atexit
 import csv
 import json
+import multiprocessing
+import os
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-TRAIN = Path(__file__).parents[1] / "scripts/train.py"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 RECIPE = [
     "logger=csv",
     "weighting=learned",
@@ -27,10 +32,80 @@ RECIPE = [
     "sampler.steps_per_level=2",
 ]
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [f"ncsn_lightning.{name}" for name in ("cli", "jobs", "evaluation", "report", "sweeps.running")]
+)
 
-def start(*arguments, code=None):
-    command = [sys.executable, *(code or []), str(TRAIN), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+class Script:
+    """One of our scripts in a process that starts at once, for it is the fork of one that has imported all we need.
+
+    It is used as a `subprocess.Popen` with pipes for text.
+
+    Args:
+        name: of the script.
+        arguments: of its command line.
+        cwd: where it runs.
+        env: its environment.
+        together: send errors where the output goes.
+        start_new_session: with a process group of its own.
+    """
+
+    def __init__(self, name, *arguments, cwd=None, env=None, together=False, start_new_session=False):
+        self.files = [tempfile.NamedTemporaryFile("r", errors="replace") for _ in range(2 - together)]
+        paths = [file.name for file in self.files]
+        words = [str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
+        settings = (words, cwd or os.getcwd(), dict(env or os.environ), paths, start_new_session)
+        self.process = FORKS.Process(target=_run, args=settings)
+        self.process.start()
+        self.pid, self.returncode = self.process.pid, None
+
+    def poll(self):
+        self.returncode = self.process.exitcode
+        return self.returncode
+
+    def send_signal(self, signum):
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def communicate(self, timeout=None):
+        self.process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired(" ".join(self.process._args[0]), timeout)
+        texts = [file.read() for file in self.files]
+        for file in self.files:
+            file.close()
+        return (*texts, None)[:2]
+
+
+def _run(words, cwd, env, paths, session):
+    """In the fork: the script, as the interpreter would run it."""
+    if session:
+        os.setsid()
+    for stream, path in zip((1, 2), (paths * 2)[:2], strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = words
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a process of multiprocessing leaves out
+
+
+def run(name, *arguments, **options):
+    """What a script printed, and its exit code."""
+    script = Script(name, *arguments, **options)
+    output, errors = script.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, script.returncode, output, errors)
+
+
+def start(*arguments, **options):
+    """Train in a process whose output and errors come together."""
+    return Script("train", *arguments, together=True, **options)
 
 
 def fresh(folder):
@@ -50,7 +125,7 @@ def kill(process):
 
 def wait_for(condition, process):
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 

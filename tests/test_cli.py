@@ -7,13 +7,14 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import Script, wait_for
+from processes import run as script
 
 from ncsn_lightning import jobs
 from ncsn_lightning.checkpoints import read_checkpoint
@@ -35,12 +36,6 @@ TINY = [
     "sampler.steps_per_level=2",
 ]
 BARE = ["~callbacks.figures", "data.block_ends=[]"]
-
-
-def script(name, *arguments, cwd, **options):
-    """One of the commands, as a process; its exit code, and what it printed."""
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 WITHOUT_TORCH = {
@@ -106,11 +101,6 @@ def ask(lines, **options):
     return answers
 
 
-def unmeasured():
-    """The environment without the tracer of the coverage, which is slow and writes files."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-
-
 def test_help_and_unknown_names_are_answered_before_torch_is_imported(tmp_path):
     answers = ask(list(WITHOUT_TORCH), cwd=tmp_path)
     for line, expected in WITHOUT_TORCH.items():
@@ -121,7 +111,7 @@ def test_help_and_unknown_names_are_answered_before_torch_is_imported(tmp_path):
 
 
 def test_help_and_unknown_names_are_answered_at_once(tmp_path):
-    answers = ask(list(WITHOUT_TORCH)[:6], cwd=tmp_path, env=unmeasured())
+    answers = ask(list(WITHOUT_TORCH)[:6], cwd=tmp_path)
     assert max(seconds for _, seconds in answers.values()) < 2
 
 
@@ -365,15 +355,10 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group_each_ended_by_itself(tmp_path
 def test_a_full_disk_ends_the_run_and_spares_the_last_good_checkpoint(tmp_path):
     """No file of the process may grow beyond a few kilobytes any more, once a checkpoint is there."""
     steps = ["trainer.max_steps=1000000", "hydra.run.dir=run", "logger=csv"]
-    arguments = [str(ROOT / "scripts/train.py"), *TINY, *BARE, *steps]
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, env=unmeasured(), **streams) as process:
-        last = tmp_path / "run/checkpoints/last.ckpt"
-        while not last.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
-        _, errors = process.communicate(timeout=60)
+    process, last = Script("train", *TINY, *BARE, *steps, cwd=tmp_path), tmp_path / "run/checkpoints/last.ckpt"
+    wait_for(last.exists, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     (line,) = errors.splitlines()
     assert line.endswith(f"make room, then go on with resume={tmp_path / 'run'}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from processes import finish, start
 
 from ncsn_lightning import jobs
 
@@ -35,18 +36,9 @@ def offline(tmp_path_factory):
         "weighting=learned",
         "group=a-group",
     ]
-    script = Path(__file__).parents[1] / "scripts/train.py"
     started = time.monotonic()
-    run = subprocess.run(
-        [sys.executable, str(script), *small, f"hydra.run.dir={folder}"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder, run.stdout + run.stderr, time.monotonic() - started
+    output = finish(start(*small, f"hydra.run.dir={folder}"))
+    return folder, output, time.monotonic() - started
 
 
 def test_the_sync_command_is_said_once_and_works_from_its_folder(offline):

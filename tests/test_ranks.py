@@ -1,17 +1,14 @@
 """Two ranks with half the batch each are one rank with the whole batch."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from processes import finish, start
 
 from ncsn_lightning import Denoising, Geometric, LogUniform, StableTarget, TwoGaussians
 from ncsn_lightning.data import Block, Stream
 
-TRAIN = Path(__file__).parents[1] / "scripts/train.py"
 RECIPE = [
     "trainer=ddp",
     "trainer.accelerator=cpu",
@@ -32,9 +29,7 @@ RECIPE = [
 
 def train(folder, devices):
     """Train with this many ranks; the last checkpoint."""
-    command = [sys.executable, str(TRAIN), *RECIPE, f"trainer.devices={devices}", f"hydra.run.dir={folder}"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    finish(start(*RECIPE, f"trainer.devices={devices}", f"hydra.run.dir={folder}"))
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
 
 

@@ -254,8 +254,7 @@ def test_a_multirun_ends_with_its_report(tmp_path):
         *("network.hidden_dims=[8]", "network.embedding.dim=8", "data.validation_size=64", "score_test.num_points=16"),
         *("~callbacks.figures", "data.block_ends=[]", "callbacks.guard.factor=1e-9,1000.0", "hydra.sweep.dir=sweep"),
     ]
-    train = [sys.executable, str(Path(__file__).parents[1] / "scripts/train.py"), "-m", *tiny]
-    done = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = run("train", "-m", *tiny, cwd=tmp_path)
     assert done.returncode == 1
     assert f"report: {tmp_path}/sweep/report.html" in done.stdout
     assert sorted(row["state"] for row in table_of(tmp_path / "sweep")) == ["diverged", "finished"]

@@ -1,13 +1,13 @@
 """docs/results.md is written by the sweeps, its sentences by hand."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run
 from synthetic import GRIDS, make_sweep
 
 from ncsn_lightning.report.gallery import sample_gallery
@@ -104,9 +104,8 @@ def test_make_results_trains_draws_and_keeps_the_sentences(tmp_path):
     page = tmp_path / "results.md"
     page.write_text(PAGE.format("targets"))
     options = ["--only", "targets", "--root", tmp_path / "runs", "--page", page, "--launcher", "basic"]
-    command = [sys.executable, ROOT / "scripts/results.py", *options, *TINY, "distribution=moons,circles", "seed=0"]
     for _ in range(2):  # the second time there is nothing to train
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        done = run("results", *options, *TINY, "distribution=moons,circles", "seed=0", cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         text = page.read_text()
         assert text.startswith("# Results\n\nBefore.\n")

@@ -93,6 +93,8 @@ def test_all_wrong_arguments_are_said_at_once():
 SCHEDULE = Geometric(**RANGE)
 DENSITIES = [
     LogUniform(schedule=SCHEDULE),
+    LogUniform(schedule=SCHEDULE, tilt=0.25),
+    LogUniform(schedule=SCHEDULE, tilt=-1.0),
     LogNormal(schedule=SCHEDULE, sigma_data=1.0),
     LogNormal(schedule=SCHEDULE, sigma_data=1.0, p_mean=-1.607, p_std=1.5),
 ]
@@ -118,6 +120,14 @@ def test_log_uniform_moments(generator):
     width = math.log(200)
     assert float(draws.mean()) == pytest.approx(math.log(0.01) + width / 2, abs=5 * width / math.sqrt(12 * 100_000))
     assert float(draws.var()) == pytest.approx(width**2 / 12, rel=0.02)
+
+
+def test_a_tilt_moves_rows_to_low_levels(generator):
+    """ln σ − ln σ_min is an exponential of rate τ, cut at the range."""
+    tilt, width = 0.5, math.log(200)
+    above = LogUniform(schedule=SCHEDULE, tilt=tilt).sample(100_000, generator=generator).log() - math.log(0.01)
+    mean = 1 / tilt - width / math.expm1(tilt * width)
+    assert float(above.mean()) == pytest.approx(mean, abs=5 * float(above.std()) / math.sqrt(100_000))
 
 
 def test_ladder_draws_every_level_alike(generator):

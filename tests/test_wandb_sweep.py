@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import run
 from wandb_server import serving
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 TINY = [
     *("network.hidden_dims=[8]", "network.embedding.dim=8", "objective.pool_size=1000", "data.batch_size=64"),
@@ -23,8 +23,7 @@ ALONE = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 
 def sweep(folder, *arguments):
     """What a sweep in `folder` prints."""
-    command = [sys.executable, str(ROOT / "scripts/train.py"), "-m", *TINY, *SWEPT, "sweep_name=a sweep", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=ALONE)
+    done = run("train", "-m", *TINY, *SWEPT, "sweep_name=a sweep", *arguments, cwd=folder, env=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import Script, wait_for
 
 from ncsn_lightning.configuration import Refusal
 from ncsn_lightning.overrides import check_launcher
 from ncsn_lightning.sweeps.folder import read_sweep
 from ncsn_lightning.sweeps.lease import holder, take
 
-TRAIN = Path(__file__).parents[2] / "scripts/train.py"
 TINY = [
     *("logger=csv", "network.hidden_dims=[16,16]", "network.embedding.dim=8", "objective.pool_size=1000"),
     *("data.batch_size=64", "data.validation_size=64", "score_test.num_points=64", "sampler.steps_per_level=2"),
@@ -28,22 +28,15 @@ WITHOUT_TORCH = "import sys; from ncsn_lightning.cli import train; train(); prin
 LONG = ["trainer.max_steps=100000", "data.steps_per_epoch=100"]
 
 
-def start(*arguments, cwd, env=None):
+def start(*arguments, cwd):
     """The command in a process of its own."""
-    command = [sys.executable, str(TRAIN), "-m", "sweep_name=s", *TINY, *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Script("train", "-m", "sweep_name=s", *TINY, *arguments, cwd=cwd)
 
 
 def end(process, timeout=120):
     """Its exit code, and the lines that it printed."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output.splitlines(), errors.splitlines()
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def states(folder):
@@ -186,7 +179,7 @@ def test_a_job_that_was_taken_over_meanwhile_is_waited_for(command, sweep, monke
 
 
 def test_two_copies_share_the_jobs_and_train_none_twice(sweep, tmp_path):
-    copies = [start("seed=range(6)", "trainer.max_steps=300", cwd=tmp_path) for _ in range(2)]
+    copies = [start("seed=range(6)", cwd=tmp_path) for _ in range(2)]
     for copy in copies:
         code, output, errors = end(copy)
         assert (code, errors) == (0, [])
@@ -238,9 +231,7 @@ def test_joblib_trains_in_children_that_save_when_the_sweep_is_stopped_and_may_b
 
 
 def test_a_full_disk_fails_a_job_and_the_next_command_goes_on(sweep, tmp_path):
-    # without the tracer of the coverage, which writes files too
-    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    process = start("seed=0,1", *LONG, cwd=tmp_path, env=unmeasured)
+    process = start("seed=0,1", *LONG, cwd=tmp_path)
     wait_for(lambda: checkpoints(sweep), process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
     code, output, errors = end(process)

@@ -4,13 +4,10 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from processes import Script, wait_for
 
 from ncsn_lightning.configuration import Refusal
 from ncsn_lightning.sweeps import study
@@ -21,7 +18,6 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-TRAIN = Path(__file__).parents[2] / "scripts/train.py"
 TINY = [
     *("logger=csv", "network.hidden_dims=[8]", "network.embedding.dim=8", "objective.pool_size=1000"),
     *("data.batch_size=64", "data.validation_size=64", "score_test.num_points=16", "trainer.max_steps=50"),
@@ -123,8 +119,7 @@ def test_another_setting_is_another_study(tmp_path):
 
 
 def start(*arguments, cwd, **options):
-    command = [sys.executable, str(TRAIN), "-m", *TINY, *SPACE, *arguments]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    return Script("train", "-m", *TINY, *SPACE, *arguments, cwd=cwd, together=True, **options)
 
 
 def trials(folder):
@@ -153,12 +148,10 @@ def test_a_killed_search_ends_as_an_undisturbed_one(command, capsys, tmp_path):
     whole, killed = tmp_path / "whole/sweeps/s", tmp_path / "killed/sweeps/s"
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     process = start(*search, *parallel, "paths.root=killed", cwd=tmp_path, start_new_session=True)
-    while len(ended := list(killed.glob("*/summary.json"))) < 5:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_for(lambda: len(list(killed.glob("*/summary.json"))) >= 5, process)
     os.killpg(process.pid, signal.SIGKILL)  # its children too, which would save first
     process.communicate()
-    before = {path: path.read_text() for path in ended}
+    before = {path: path.read_text() for path in killed.glob("*/summary.json")}
     assert command("train", "-m", *TINY, *search, "paths.root=killed") == []
     assert trials(killed) == trials(whole)
     assert {path: path.read_text() for path in before} == before
