@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test test-cluster check figures results reproduce same benchmark benchmark-sweeps torture clean
+.PHONY: setup train test test-cluster check figures results reproduce pareto same benchmark benchmark-sweeps torture clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ check: $(STAMP)  ## everything that must hold before a change lands
 
 figures: $(STAMP)  ## draw the pictures that README and docs show
 	$(BIN)/python scripts/figures.py $(ARGS)
+
+pareto: $(STAMP)  ## draw what every sampler makes of its evaluations, on the truth and on networks
+	$(BIN)/python scripts/reproduce.py pareto $(ARGS)
 
 same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same weights, bit for bit
 	$(BIN)/python scripts/same.py $(REF)

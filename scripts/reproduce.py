@@ -13,13 +13,14 @@ from pathlib import Path
 
 from lab import Lab
 from page import PAGE, publish
-from reproductions import edm2_toy, forty_gaussians, ncsn_toy, primer, table2, techniques
+from reproductions import edm2_toy, forty_gaussians, ncsn_toy, pareto, primer, table2, techniques
 
 REPRODUCTIONS = {
     "ncsn_toy": ncsn_toy.reproduce,
     "primer": primer.reproduce,
     "forty_gaussians": forty_gaussians.reproduce,
     "techniques": techniques.reproduce,
+    "pareto": pareto.reproduce,
     "table2": table2.reproduce,
     "table2_usual": table2.reproduce_usual,
     "edm2_toy": edm2_toy.reproduce,

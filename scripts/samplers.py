@@ -14,6 +14,7 @@ from statistics import mean, stdev
 
 import torch
 from figures import samplers
+from reproductions.common import Counted
 from torch import Tensor
 
 from ncsn_lightning import ExactScore, GaussianMixture, Karras, Sampler
@@ -68,16 +69,9 @@ def _closed_form(sampler: Sampler, gaussian: GaussianMixture, sigmas: Tensor) ->
 
 
 def _cost(sampler: Sampler, gaussian: GaussianMixture, sigmas: Tensor) -> str:
-    calls = 0
-
-    class Counted(ExactScore):
-        def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return super().__call__(x, sigma)
-
-    list(sampler.walk(Counted(gaussian), gaussian, sigmas, n=1000, seed=0))
-    return str(calls)
+    score = Counted(ExactScore(gaussian))
+    list(sampler.walk(score, gaussian, sigmas, n=1000, seed=0))
+    return str(score.calls)
 
 
 def _measured(sampler: Sampler, gaussian: GaussianMixture, sigmas: Tensor) -> str:

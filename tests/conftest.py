@@ -31,8 +31,8 @@ def _wandb_places():
 
 
 @pytest.fixture
-def compilable():
-    """No shapes are checked during the test: the compiler would trace the checks too."""
+def unchecked():
+    """No shapes are checked during the test: the compiler would trace the checks too, and a long chain takes longer."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from wandb.sdk.data_types._private import MEDIA_TMP
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 RECIPE = [
@@ -53,10 +54,10 @@ class Script:
     """
 
     def __init__(self, name, *arguments, cwd=None, env=None, together=False, start_new_session=False):
-        self.files = [tempfile.NamedTemporaryFile("r", errors="replace") for _ in range(2 - together)]
-        paths = [file.name for file in self.files]
+        self.place = tempfile.TemporaryDirectory()
+        self.files = [Path(self.place.name) / name for name in ("output", "errors")[: 2 - together]]
         words = [str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
-        settings = (words, cwd or os.getcwd(), dict(env or os.environ), paths, start_new_session)
+        settings = (words, cwd or os.getcwd(), dict(env or os.environ), self.files, start_new_session)
         self.process = FORKS.Process(target=_run, args=settings)
         self.process.start()
         self.pid, self.returncode = self.process.pid, None
@@ -73,21 +74,21 @@ class Script:
         self.process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired(" ".join(self.process._args[0]), timeout)
-        texts = [file.read() for file in self.files]
-        for file in self.files:
-            file.close()
+        texts = [file.read_text(errors="replace") for file in self.files]
+        self.place.cleanup()
         return (*texts, None)[:2]
 
 
-def _run(words, cwd, env, paths, session):
+def _run(words, cwd, env, files, session):
     """In the fork: the script, as the interpreter would run it."""
     if session:
         os.setsid()
-    for stream, path in zip((1, 2), (paths * 2)[:2], strict=True):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+    for stream, file in zip((1, 2), (files * 2)[:2], strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    MEDIA_TMP.__init__("wandb-media")  # its end removes the folder, which must not be that of all other forks
     sys.argv = words
     sys.path.insert(0, str(SCRIPTS))
     try:

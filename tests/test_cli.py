@@ -262,6 +262,8 @@ QUESTIONS = [
     ("sample score=karras", "score=ncsn_lightning.scores.Preconditioned: a run has its own network; choose exact"),
     ("sample sampler=mala", "sampler: MALA accepts and rejects by log p_σ, which Preconditioned does not have"),
     ("sample sampler=consistent_annealed sampler.step_ratio=0.1", "sampler.step_ratio=0.1 lies outside"),
+    ("sample schedule=karras schedule.num_levels=1", "schedule.num_levels=1: should be greater than or equal to 2"),
+    ("sample schedule=karras schedule.sigma_min=3 schedule.sigma_max=1", "schedule.sigma_min=3"),
     ("evaluate num_levels=0", "num_levels=0: give a whole number of at least 1"),
     ("evaluate sigma_min=-1", "sigma_min=-1: should be greater than 0"),
     ("evaluate out=x.npz", "out=x.npz: give a name that ends in .json"),

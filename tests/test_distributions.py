@@ -471,7 +471,7 @@ def test_point_masses_have_a_score_at_positive_sigma():
     torch.testing.assert_close(masses.score(x, 1.0), torch.tensor([[-0.5, 0.0]]).double(), atol=1e-9, rtol=0)
 
 
-@pytest.mark.usefixtures("compilable")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
 @pytest.mark.parametrize("name", ["checkerboard", "fractal_tree", "circles"])
 def test_compiled_score_is_the_score(name):

@@ -151,7 +151,7 @@ def test_energy_can_be_trained_and_sampled_without_gradients(generator):
         torch.testing.assert_close(score(x, 0.3), -x / (0.09 + 0.49))
 
 
-@pytest.mark.usefixtures("compilable")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler itself
 @pytest.mark.parametrize("kind", SCORES)
 def test_the_compiler_traces_a_gradient_in_one_graph(kind, generator):

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ncsn_lightning.distributions.base import Distribution
 from ncsn_lightning.plotting import (
+    CostQuality,
     animate_annealing,
     limits,
+    plot_cost_quality,
     plot_filmstrip,
     plot_learned_weighting,
     plot_loss_levels,
@@ -409,4 +411,26 @@ def test_mode_weights_are_drawn_beside_the_exact_one_and_its_error() -> None:
     np.testing.assert_allclose(second.get_ydata(), (plain + 0.1).numpy())
     band = axes.patches[0].get_bbox()
     assert (band.y0, band.y1) == (pytest.approx(0.78), pytest.approx(0.82))
+    assert len(png(figure)) < 300_000
+
+
+def test_the_cost_of_quality_has_a_line_for_each_sampler_over_the_truth() -> None:
+    heun = [(10.0, 0.2), (20.0, 0.05)]
+    panels = {
+        "moons, network": CostQuality({"heun": heun}, floor=0.02, deviation=0.02),
+        "moons, exact score": CostQuality({"langevin": [(20.0, 0.3)], "heun": heun}, floor=0.05, deviation=0.01),
+    }
+    figure = plot_cost_quality(panels, distance="W₂ (data units)", columns=2)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    np.testing.assert_allclose(first.get_lines()[0].get_xydata(), heun)
+    colors = [line.get_color() for line in second.get_lines()]
+    assert first.get_lines()[0].get_color() == colors[1] != colors[0]
+    band = second.patches[0].get_bbox()
+    assert (band.y0, band.y1) == (pytest.approx(0.03), pytest.approx(0.07))
+    assert first.patches[0].get_bbox().y0 > 0  # on an axis of logarithms, though two deviations reach below
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("langevin", "heun", "draws of the truth ± 2 sd"),
+    ]
+    assert (first.get_ylabel(), first.get_xlabel()) == ("W₂ (data units)", "evaluations of the score")
     assert len(png(figure)) < 300_000

@@ -93,7 +93,7 @@ def test_asked_at_random_moments_until_it_is_done(tmp_path):
         output, _ = process.communicate(timeout=300)
         assert process.returncode in (0, 1, -signum), output
         process = start(f"resume={folder}")
-        time.sleep(chance.uniform(0, 10))
+        time.sleep(chance.uniform(0, 5))
     finish(process)
     assert_same_end(folder, undisturbed)
 

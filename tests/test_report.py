@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run as script
 from synthetic import GRIDS, make_sweep
 
 from ncsn_lightning.report import answer, write_report
@@ -254,7 +255,7 @@ def test_a_multirun_ends_with_its_report(tmp_path):
         *("network.hidden_dims=[8]", "network.embedding.dim=8", "data.validation_size=64", "score_test.num_points=16"),
         *("~callbacks.figures", "data.block_ends=[]", "callbacks.guard.factor=1e-9,1000.0", "hydra.sweep.dir=sweep"),
     ]
-    done = run("train", "-m", *tiny, cwd=tmp_path)
+    done = script("train", "-m", *tiny, cwd=tmp_path)
     assert done.returncode == 1
     assert f"report: {tmp_path}/sweep/report.html" in done.stdout
     assert sorted(row["state"] for row in table_of(tmp_path / "sweep")) == ["diverged", "finished"]

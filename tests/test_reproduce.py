@@ -94,6 +94,7 @@ def test_the_overlap_of_technique_2_is_vacuous_in_two_dimensions():
     assert values[0] == pytest.approx(0.9987, abs=2e-4)  # Φ(3.5) − Φ(−3.1) at γ = 1.1
 
 
+@pytest.mark.usefixtures("unchecked")  # sixteen thousand evaluations
 def test_ncsn_toy_from_training_to_page(tmp_path, monkeypatch):
     from lab import Lab
     from reproductions import ncsn_toy

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from processes import run
+from processes import run as script
 from synthetic import GRIDS, make_sweep
 
 from ncsn_lightning.report.gallery import sample_gallery
@@ -105,7 +105,7 @@ def test_make_results_trains_draws_and_keeps_the_sentences(tmp_path):
     page.write_text(PAGE.format("targets"))
     options = ["--only", "targets", "--root", tmp_path / "runs", "--page", page, "--launcher", "basic"]
     for _ in range(2):  # the second time there is nothing to train
-        done = run("results", *options, *TINY, "distribution=moons,circles", "seed=0", cwd=tmp_path)
+        done = script("results", *options, *TINY, "distribution=moons,circles", "seed=0", cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         text = page.read_text()
         assert text.startswith("# Results\n\nBefore.\n")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import run
+from processes import run as script
 from wandb_server import serving
 
 BIN = Path(sys.executable).parent
@@ -23,7 +23,7 @@ ALONE = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 
 def sweep(folder, *arguments):
     """What a sweep in `folder` prints."""
-    done = run("train", "-m", *TINY, *SWEPT, "sweep_name=a sweep", *arguments, cwd=folder, env=ALONE)
+    done = script("train", "-m", *TINY, *SWEPT, "sweep_name=a sweep", *arguments, cwd=folder, env=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

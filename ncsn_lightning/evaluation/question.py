@@ -11,6 +11,7 @@ from ..configuration import packages
 from ..objectives import Exact
 from ..runs import Run, load_run
 from ..samplers import Sampler
+from ..schedules import Schedule
 from ..scores import ExactScore, Score
 from .chains import Chains
 
@@ -36,11 +37,13 @@ class Question:
         self.n, self.seed = config["n"], config["seed"]
         self.out = _writable(builder, suffixes) if config["out"] is not None else None
         run = self._run("run", config)
-        sampler = self._sampler(run) if "sampler" in config else None
+        if run is not None:
+            self.schedule: Schedule = self._schedule(run)
         builder.check()
         assert run is not None
         self.run: Run = run
-        self.sampler: Sampler = sampler or run.sampler
+        self.sampler: Sampler = self._sampler()
+        builder.check()
         self.exact = ExactScore(run.distribution)
         self.score: Score = self.exact if self._asks_for_the_truth(config) else run.score
         builder.attempt("sampler: ", lambda: self.sampler.check_score(self.score))
@@ -75,12 +78,23 @@ class Question:
                 )
         return ceiling
 
-    def _sampler(self, run: Run | None) -> Any:
-        """The one that the command line names, in place of the run's own."""
-        sampler = self.builder.build("sampler", Sampler)
-        if isinstance(sampler, Sampler) and run is not None:
-            self.builder.attempt("sampler.", lambda: sampler.check(run.schedule.sigmas))
-            self.builder.attempt("sampler.", lambda: sampler.check_target(run.distribution, run.schedule.sigmas))
+    def _schedule(self, run: Run) -> Any:
+        """The ladder that the command line names, between the ends of the run's own where it leaves them `auto`."""
+        node = self.builder.config.get("schedule")
+        if node is None:
+            return run.schedule
+        for end, index in (("sigma_min", -1), ("sigma_max", 0)):
+            if node.get(end) == "auto":
+                node[end] = float(run.schedule.sigmas[index])
+        return self.builder.build("schedule", Schedule)
+
+    def _sampler(self) -> Any:
+        """The one that the command line names, else the run's own."""
+        named = self.builder.config.get("sampler") is not None
+        sampler = self.builder.build("sampler", Sampler) if named else self.run.sampler
+        if isinstance(sampler, Sampler):
+            self.builder.attempt("sampler.", lambda: sampler.check(self.schedule.sigmas))
+            self.builder.attempt("sampler.", lambda: sampler.check_target(self.run.distribution, self.schedule.sigmas))
         return sampler
 
     def _asks_for_the_truth(self, config: dict[str, Any]) -> bool:
@@ -92,8 +106,8 @@ class Question:
 
     @property
     def chains(self) -> Chains:
-        """Those of the question's sampler on the run's ladder."""
-        return Chains(self.sampler, self.run.distribution, self.run.schedule.sigmas, n=self.n)
+        """Those of the question's sampler on its ladder."""
+        return Chains(self.sampler, self.run.distribution, self.schedule.sigmas, n=self.n)
 
 
 def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:

@@ -8,17 +8,19 @@ from .attribution import Bar, plot_chain_distances, plot_shares
 from .density import plot_model_density
 from .diagnostics import plot_learned_weighting, plot_loss_levels, plot_schedule, plot_score_error, plot_score_split
 from .samples import plot_samples
-from .sampling import plot_mode_weights, plot_paths
+from .sampling import CostQuality, plot_cost_quality, plot_mode_weights, plot_paths
 from .score_field import plot_score_field
 from .space import Limits, limits
 from .style import png
 
 __all__ = [
     "Bar",
+    "CostQuality",
     "Limits",
     "animate_annealing",
     "limits",
     "plot_chain_distances",
+    "plot_cost_quality",
     "plot_filmstrip",
     "plot_learned_weighting",
     "plot_loss_levels",

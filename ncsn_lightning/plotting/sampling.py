@@ -1,11 +1,13 @@
-"""What samplers do on the way from the prior to the data, and to the weights of its modes."""
+"""What samplers do on the way from the prior to the data, to the weights of its modes, and for their evaluations."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -14,6 +16,13 @@ from .space import draw_contours, frame_axes, limits
 from .style import BLACK, GREY, LINES, WIDTH, new_figure, numpy, styled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Lines for many samplers: each its own colour, dashes and marker."""
+    lines = itertools.cycle(itertools.product(("-", "--"), LINES))
+    for (dashes, color), marker in zip(lines, itertools.cycle(MARKERS), strict=False):
+        yield {"linestyle": dashes, "color": color, "marker": marker, "linewidth": 1.3, "alpha": 0.9}
 
 
 @styled
@@ -57,13 +66,64 @@ def plot_mode_weights(separations: Tensor, weights: Mapping[str, Tensor], *, tru
     axes = figure.add_subplot()
     axes.axhspan(truth - 2 * error, truth + 2 * error, color="#e4e4e4", linewidth=0, label="exact ± 2 standard errors")
     axes.axhline(truth, color=GREY, linewidth=1.0)
-    styles = itertools.cycle(itertools.product(("-", "--"), LINES))
-    for (name, values), (line, color), marker in zip(weights.items(), styles, itertools.cycle(MARKERS), strict=False):
-        axes.plot(
-            numpy(separations), numpy(values), line, marker=marker, color=color, label=name, linewidth=1.3, alpha=0.9
-        )
+    for (name, values), style in zip(weights.items(), _styles(), strict=False):
+        axes.plot(numpy(separations), numpy(values), label=name, **style)
     axes.set_xlabel("distance of the modes (their standard deviations)")
     axes.set_ylabel("weight of the heavier mode (share of the samples)")
     axes.grid(axis="y")
     figure.legend(loc="outside right upper")
     return figure
+
+
+class CostQuality(NamedTuple):
+    """What every sampler made of its evaluations on one score.
+
+    Attributes:
+        curves: by the sampler's name, pairs of evaluations and distance, data units.
+        floor: the distance of as many draws of the truth.
+        deviation: of one of these draws.
+    """
+
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    floor: float
+    deviation: float
+
+
+@styled
+def plot_cost_quality(panels: Mapping[str, CostQuality], *, distance: str, columns: int = 3) -> Figure:
+    """Distance of the samples from the target against evaluations, a line for each sampler, a panel for each score.
+
+    Arguments:
+        panels: by their titles; all of them with the same samplers, or some of these, in the same order.
+        distance: what is measured, with its unit.
+        columns: panels in a row.
+    """
+    rows = -(-len(panels) // columns)
+    figure = new_figure(0.9 + 2.3 * rows, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_axis_off()
+    names = max((list(panel.curves) for panel in panels.values()), key=len)
+    styles = dict(zip(names, _styles(), strict=False))
+    for axes, (title, panel) in zip(grid.ravel(), panels.items(), strict=False):
+        _draw_cost_quality(axes, panel, styles)
+        axes.set_title(title, fontsize="medium")
+    for axes in grid[:, 0]:
+        axes.set_ylabel(distance)
+    for axes in grid[-1]:
+        axes.set_xlabel("evaluations of the score")
+    whole = max(grid.ravel(), key=lambda axes: len(axes.get_lines()))
+    figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _draw_cost_quality(axes: Axes, panel: CostQuality, styles: Mapping[str, dict[str, Any]]) -> None:
+    for name, points in panel.curves.items():
+        axes.plot(*np.array(points).T, label=name, **{**styles[name], "markersize": 3.5})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    bottom, _ = axes.get_ylim()
+    low, high = panel.floor - 2 * panel.deviation, panel.floor + 2 * panel.deviation
+    low = low if low > 0 else min(bottom, high / 10)  # a band down to 0 has no lower edge on this axis
+    axes.axhspan(low, high, color="#e4e4e4", linewidth=0, label="draws of the truth ± 2 sd", zorder=0)
+    axes.grid(axis="y")

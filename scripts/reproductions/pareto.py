@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import torch
 from lab import Lab
-from matplotlib.figure import Figure
 from page import table_of
-from torch import Tensor
 
 from ncsn_lightning import (
     MALA,
@@ -27,65 +25,148 @@ from ncsn_lightning import (
     PredictorCorrector,
     Sampler,
     SampleTest,
+    Schedule,
     SlicedWasserstein2,
     StochasticHeun,
     UnderdampedLangevin,
     load_run,
 )
-from ncsn_lightning.plotting import plot_cost_quality
+from ncsn_lightning.plotting import CostQuality, plot_cost_quality
 from ncsn_lightning.report.metrics import plus_minus
-from ncsn_lightning.scores import Score
+from ncsn_lightning.runs import Run
 from ncsn_lightning.sweeps.folder import Job
-from reproductions.common import divergence
+from reproductions.common import Counted, divergence, samples_of
 
-DRAWN = ("two_gaussians", "eight_gaussians", "forty_gaussians", "moons", "checkerboard", "fractal_tree")
+DRAWN = ("eight_gaussians", "moons", "forty_gaussians", "two_gaussians", "checkerboard", "fractal_tree")
 BUDGETS, TOLERANCES = (10, 20, 50, 100, 1000), (0.3, 0.1, 0.01, 1e-3, 1e-4)
 LEVELS = 9
-"""Of chains that stay at a level; one more evaluation goes to the last step without noise."""
+"""Of chains that stay at a level; a last evaluation goes to the step without noise."""
 
-NAMES = (
-    *("annealed_langevin", "underdamped", "mala", "consistent_annealed", "ancestral", "predictor_corrector"),
-    *("stochastic_heun", "euler", "heun", "multistep", "adaptive_ode"),
-)
-N, BLOCKS = 4000, 4
-"""Points of a distance, and how many distances the table averages."""
-
-
-class Walk(NamedTuple):
-    """A sampler on a ladder."""
-
-    sampler: Sampler
-    ladder: type[Geometric] | type[Karras]
-    levels: int
-
-
-class Counted(ExactScore):
-    """The truth, or a network in its place, that counts how often it is asked."""
-
-    def __init__(self, score: Score, truth: ExactScore) -> None:
-        super().__init__(truth.distribution)
-        self.score, self.calls = score, 0
-
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        self.calls += 1
-        return self.score(x, sigma)
+CHAINS = ("annealed_langevin", "underdamped", "mala")
+STEPPERS: dict[str, Sampler] = {
+    "consistent_annealed": ConsistentAnnealed(step_ratio=0.75),
+    "ancestral": Ancestral(),
+    "predictor_corrector": PredictorCorrector(),
+    "stochastic_heun": StochasticHeun(),
+    "euler": Euler(),
+    "heun": Heun(),
+    "multistep": Multistep(),
+}
+NAMES = (*CHAINS, *STEPPERS, "adaptive_ode")
+N = 4000
+BLOCKS = 4
+"""Of N points, of a walk of the table."""
 
 
 def reproduce(lab: Lab) -> list[str]:
-    jobs = {
-        job.overrides["distribution"]: job
-        for job in lab.train("", "experiment=default", "distribution=glob(*,exclude=points)", "seed=0")
-    }
-    tasks = {
-        f"{target}_{name}_{'exact' if exact else 'network'}": lambda f=jobs[target].folder, s=name, e=exact: curve(
-            f, s, exact=e
-        )
-        for target in DRAWN
-        for name in NAMES
-        for exact in (True, False)
-        if exact or name != "mala"
-    }
-    curves = lab.measure(tasks)
-    shows = "Distance of samples from the target against evaluations of the score, for every sampler and six targets"
-    figure = draw({target: {name: found for name, found in curves.items() if name.startswith(target)} for target in DRAWN})
+    found = lab.train("", "experiment=default", "distribution=glob(*,exclude=points)", "seed=0")
+    jobs = {job.overrides["distribution"]: job for job in found}
+    curves = lab.measure(
+        {
+            f"{target}_{name}_{score}": lambda f=jobs[target].folder, s=name, e=score: curve(f, s, exact=e == "exact")
+            for target in DRAWN
+            for name in NAMES
+            for score in ("exact", "network")
+            if (name, score) != ("mala", "network")
+        }
+    )
+    figure = plot_cost_quality(dict(panels(curves)), distance="sliced W₂ (data units)")
+    shows = "Distance of samples from the target against evaluations of the score: every sampler, six targets"
     return [lab.picture(figure, shows), "", *twenty(lab, jobs)]
+
+
+def panels(curves: dict[str, Any]) -> Iterator[tuple[str, CostQuality]]:
+    """Three targets on the exact score, the same on networks, and so the others."""
+    for targets in (DRAWN[:3], DRAWN[3:]):
+        for score, title in (("exact", "exact score"), ("network", "network")):
+            for target in targets:
+                lines = {name: curves.get(f"{target}_{name}_{score}") for name in NAMES}
+                kept = {name: line["points"] for name, line in lines.items() if line}
+                yield f"{target}, {title}", CostQuality(kept, *lines["heun"]["floor"])
+
+
+def curve(folder: Path, name: str, *, exact: bool) -> dict[str, Any]:
+    """Evaluations and sliced W₂ at every budget that the sampler can spend on this ladder, and the truth's."""
+    run = load_run(folder)
+    test = SampleTest(distribution=run.distribution, metrics={"distance": SlicedWasserstein2()})
+    points = []
+    for sampler, schedule in plans(name, ends(run)):
+        try:
+            sampler.check(schedule.sigmas)
+        except ValueError:
+            continue  # consistent annealing on too few levels
+        score = Counted(ExactScore(run.distribution) if exact else run.score)
+        *_, x = sampler.walk(score, run.distribution, schedule.sigmas, n=N, seed=0)
+        test.reset()
+        test.update(x)
+        measured = test.compute()["distance"]
+        points.append((score.calls, measured.value))
+    return {"points": points, "floor": (measured.floor, measured.deviation)}
+
+
+def ends(run: Run) -> dict[str, float]:
+    """Of a run's ladder."""
+    return {"sigma_min": float(run.schedule.sigmas[-1]), "sigma_max": float(run.schedule.sigmas[0])}
+
+
+def plans(name: str, ends: dict[str, float]) -> Iterator[tuple[Sampler, Schedule]]:
+    """A sampler for every budget, and the ladder it walks between two levels."""
+    if name == "adaptive_ode":
+        for tolerance in TOLERANCES:
+            yield AdaptiveODE(method="bosh3", rtol=tolerance, atol=tolerance), Karras(**ends, num_levels=2)
+    for budget in BUDGETS:
+        if name in STEPPERS:
+            sampler, ladder = STEPPERS[name], Geometric if name == "consistent_annealed" else Karras
+            levels = max(count for count in range(2, budget + 1) if sampler.evaluations(count) <= budget)
+            yield sampler, ladder(**ends, num_levels=levels)
+        elif name in CHAINS and (chain := staying(name, budget)):
+            yield chain, Geometric(**ends, num_levels=LEVELS)
+
+
+def staying(name: str, budget: int) -> Sampler | None:
+    """A chain of as many steps a level as the budget allows; None where it allows none."""
+    steps = (budget - 1) // LEVELS - (name == "mala")
+    if not steps:
+        return None
+    kept = {"steps_per_level": steps, "denoise": True, "prior": "moment_matched"}
+    if name == "annealed_langevin":
+        return AnnealedLangevin(step_ratio="auto", **kept)
+    return (UnderdampedLangevin if name == "underdamped" else MALA)(step_ratio=0.5, **kept)
+
+
+def twenty(lab: Lab, jobs: dict[str, Job]) -> list[str]:
+    """Every target by annealed Langevin at 1001 evaluations and by the multistep solver at 20, and its likelihood."""
+    langevin = AnnealedLangevin(step_ratio=0.1, steps_per_level=100, denoise=True, prior="moment_matched")
+    columns = {
+        "annealed Langevin, 1001, network": (langevin, Geometric, 10, False),
+        "multistep, 20, network": (Multistep(), Karras, 20, False),
+        "multistep, 20, exact score": (Multistep(), Karras, 20, True),
+    }
+    distances = lab.measure(
+        {
+            f"{target}_{index}": lambda f=job.folder, c=column: energy(f, *c)
+            for target, job in jobs.items()
+            for index, column in enumerate(columns.values())
+        }
+    )
+    kl = lab.measure({f"kl_{target}": lambda f=job.folder: divergence(f) for target, job in jobs.items()})
+    head = ["10³ × energy distance (above the truth, in its deviations)", *columns, "draws of the truth"]
+    rows = []
+    for target, job in jobs.items():
+        cells = [distances[f"{target}_{index}"] for index in range(len(columns))]
+        _, floor, deviation = cells[0]
+        walks = (f"{1000 * value:.2f} ({(value - floor) / deviation:+.1f})" for value, *_ in cells)
+        errors = [f"{job.metrics['score_error']:.2g}", plus_minus(*kl[f"kl_{target}"])]
+        rows.append([target, *walks, f"{1000 * floor:.2f} ± {1000 * deviation:.2f}", *errors])
+    return table_of([*head, "score error", "KL (nats)"], rows)
+
+
+def energy(
+    folder: Path, sampler: Sampler, ladder: type[Geometric] | type[Karras], levels: int, exact: bool
+) -> list[float]:
+    """Mean energy distance of blocks of a walk, that of draws of the truth, and the deviation of one of these."""
+    schedule = ladder(**ends(load_run(folder)), num_levels=levels)
+    metrics = {"energy": EnergyDistance(num_points=N)}
+    return samples_of(folder, metrics, n=BLOCKS * N, sampler=sampler, schedule=schedule, exact=exact, repeats=8)[
+        "energy"
+    ]
