@@ -22,7 +22,7 @@ train: $(STAMP)  ## train the default network; ARGS="group=option key=value" cha
 	$(BIN)/python scripts/train.py $(ARGS)
 
 test: $(STAMP)  ## run the tests; ARGS go to pytest
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-cluster: $(STAMP)  ## sweeps and jobs on a throw-away Slurm cluster; needs Debian's Slurm, and root or sudo
 	$(BIN)/python -m pytest tests/cluster -rs --durations=0 $(ARGS)
@@ -34,7 +34,7 @@ check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python -m pytest -q --doctest-modules ncsn_lightning
-	$(MAKE) test
+	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
 	$(BIN)/python scripts/torture.py --trials 2
 	$(BIN)/python scripts/check_readme.py README.md docs/extending.md docs/your_points.md
 	rm -rf outputs/check

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Script:
     It is used as a `subprocess.Popen` with pipes for text.
 
     Args:
-        name: of the script.
+        name: of the script, or the path of another one without its suffix.
         arguments: of its command line.
         cwd: where it runs.
         env: its environment.
@@ -56,8 +57,8 @@ class Script:
     def __init__(self, name, *arguments, cwd=None, env=None, together=False, start_new_session=False):
         self.place = tempfile.TemporaryDirectory()
         self.files = [Path(self.place.name) / name for name in ("output", "errors")[: 2 - together]]
-        words = [str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
-        settings = (words, cwd or os.getcwd(), dict(env or os.environ), self.files, start_new_session)
+        self.words = [str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
+        settings = (self.words, cwd or os.getcwd(), dict(env or os.environ), self.files, start_new_session)
         self.process = FORKS.Process(target=_run, args=settings)
         self.process.start()
         self.pid, self.returncode = self.process.pid, None
@@ -73,14 +74,16 @@ class Script:
     def communicate(self, timeout=None):
         self.process.join(timeout)
         if self.poll() is None:
-            raise subprocess.TimeoutExpired(" ".join(self.process._args[0]), timeout)
+            raise subprocess.TimeoutExpired(" ".join(self.words), timeout)
         texts = [file.read_text(errors="replace") for file in self.files]
         self.place.cleanup()
         return (*texts, None)[:2]
 
 
 def _run(words, cwd, env, files, session):
-    """In the fork: the script, as the interpreter would run it."""
+    """In the fork: the script, as the interpreter would run it, which no process of multiprocessing has begun."""
+    multiprocessing.process._parent_process = None
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if session:
         os.setsid()
     for stream, file in zip((1, 2), (files * 2)[:2], strict=True):
@@ -94,6 +97,7 @@ def _run(words, cwd, env, files, session):
     try:
         runpy.run_path(words[0], run_name="__main__")
     finally:
+        threading._shutdown()
         atexit._run_exitfuncs()  # which a process of multiprocessing leaves out
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from processes import assert_same_end, finish, fresh, kill, numbers, start, wait_for
+from processes import SCRIPTS, Script, assert_same_end, finish, fresh, kill, numbers, start, wait_for
 
 from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint
 from ncsn_lightning.files import replacing
@@ -51,7 +51,8 @@ def test_killed_inside_an_epoch(seed, undisturbed, tmp_path):
 
 def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
     folder, marker = tmp_path / "run", tmp_path / "half-way"
-    process = start(*fresh(folder), code=["-c", DAWDLE, str(marker)])
+    (tmp_path / "dawdle.py").write_text(DAWDLE)
+    process = Script(tmp_path / "dawdle", marker, SCRIPTS / "train.py", *fresh(folder), together=True)
     wait_for(marker.exists, process)
     kill(process)
     assert list((folder / "checkpoints").glob(".*.part.*"))
