@@ -9,12 +9,22 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from .adam import AdamStep, is_adam
 from .arguments import Count, Fraction, Index, strict
 from .compiled import CompiledStep
 from .data import Block
 from .loggers import MetricsCSV
 from .scores import ScoreModel
-from .training import Decay, EagerStep, ExponentialAverage, LearningRate, OptimizerFactory, Trainee, WeightedLoss
+from .training import (
+    Decay,
+    EagerStep,
+    ExponentialAverage,
+    LearningRate,
+    OptimizerFactory,
+    Step,
+    Trainee,
+    WeightedLoss,
+)
 from .weightings import Weighting
 
 
@@ -88,8 +98,11 @@ class NCSN(L.LightningModule):
         assert isinstance(scheduler, LambdaLR)
         self.scheduler = scheduler
         trainee = Trainee(self.model, self.loss, self.average, optimizer, self.rate)
-        backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
-        self.step = CompiledStep(trainee) if self.compiles else EagerStep(trainee, backward=backward)
+        if self.compiles:
+            self.step: Step = CompiledStep(trainee)
+        else:
+            backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
+            self.step = (AdamStep if is_adam(type(optimizer)) else EagerStep)(trainee, backward=backward)
 
     def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
         losses = []

@@ -104,13 +104,14 @@ class MLP(Network):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch 2"]:
-        weight = self.first.weight
-        level = F.linear(self.embed(sigma), weight[:, 2:], self.first.bias)
-        h = F.linear(x, weight[:, :2], level) if level.dim() == 1 else F.linear(x, weight[:, :2]) + level
-        h = _silu(h)
+        of_x, of_level = self.first.weight.split([2, self.first.in_features - 2], dim=1)
+        level = F.linear(self.embed(sigma), of_level, self.first.bias)
+        h = F.linear(x, of_x, level) if level.dim() == 1 else F.linear(x, of_x) + level
+        batch = h.shape[:-1]
+        h = _silu(h.reshape(-1, h.shape[-1]))  # every layer would do so anew
         for layer in self.hidden:
             h = _silu(layer(h))
-        return self.last(h)
+        return self.last(h).view(*batch, 2)
 
 
 class FiLM(Network):

@@ -18,6 +18,10 @@ from .arguments import NonNegative, Positive, column, strict
 from .distributions import Distribution
 from .networks import Network
 
+ROWS = 4096
+"""Points that a network takes at once on a CPU where nothing is learnt: the memory that more of them need goes back to
+the system after every layer, and to be given it anew costs as much as the layer."""
+
 
 @runtime_checkable
 class Score(Protocol):
@@ -90,7 +94,12 @@ class ScoreModel(nn.Module, ABC):
         self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
     ) -> Float[Tensor, "*batch 2"]:
         """The score at `x`; `sigma` in data units, of any shape that broadcasts."""
-        return self.score(x, column(sigma, x))
+        level = column(sigma, x)
+        if torch.is_grad_enabled() or x.dim() != 2 or len(x) <= ROWS or x.device.type != "cpu":
+            return self.score(x, level)
+        parts = x.chunk(-(-len(x) // ROWS))
+        levels = level.chunk(len(parts)) if len(level) > 1 else len(parts) * [level]
+        return torch.cat([self.score(*pair) for pair in zip(parts, levels, strict=True)])
 
     @abstractmethod
     def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:

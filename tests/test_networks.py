@@ -16,6 +16,7 @@ from ncsn_lightning import (
     SinusoidalEmbedding,
     Unconditional,
 )
+from ncsn_lightning.scores import ROWS
 
 SCORES = [Raw, Scaled, Unconditional, Preconditioned, Energy]
 
@@ -98,6 +99,17 @@ def test_sigma_broadcasts_at_its_own_shape(kind, network, generator):
     levels = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
     rows = torch.stack([score(points, level[0]) for points, level in zip(x, levels, strict=True)])
     torch.testing.assert_close(score(x, levels), rows, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("network", [mlp, film])
+def test_points_are_taken_in_parts_where_nothing_is_learnt(kind, network, generator):
+    """One level for all of them, or one for each."""
+    score, x = trained_looking(build(kind, network())), torch.randn(2 * ROWS + 1, 2, generator=generator)
+    for sigma in (torch.tensor(0.3), torch.rand(len(x), generator=generator) + 0.1):
+        whole = score(x, sigma)
+        with torch.no_grad():
+            torch.testing.assert_close(score(x, sigma), whole.detach())
 
 
 def test_karras_is_the_score_of_its_denoiser(generator):

@@ -6,10 +6,12 @@ import lightning as L
 import pytest
 import torch
 
-from ncsn_lightning import Denoising, jobs
+from ncsn_lightning import MLP, Denoising, Raw, SinusoidalEmbedding, jobs
+from ncsn_lightning.adam import AdamGroup, AdamStep
 from ncsn_lightning.checkpoints import latest_checkpoint
 from ncsn_lightning.data import Stream
-from ncsn_lightning.training import LearningRate
+from ncsn_lightning.training import EagerStep, ExponentialAverage, LearningRate, Trainee, WeightedLoss
+from ncsn_lightning.weightings import Learned
 
 
 def fit(config):
@@ -91,24 +93,44 @@ def test_the_step_is_adam_on_the_denoising_loss(configure):
         torch.testing.assert_close(job.module.model.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
 
 
-def test_the_average_follows_its_recursion(configure):
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("options", [{"fused": True}, {"amsgrad": True, "weight_decay": 0.1}, {"maximize": True}])
+def test_adam_over_flat_state_is_torchs_own(kind, options):
+    """The same weights, averages and state of the optimiser, a learned weighting and the learning rate among them."""
+    ends = []
+    for step_of in (EagerStep, AdamStep):
+        torch.manual_seed(0)
+        model = Raw(network=MLP(embedding=SinusoidalEmbedding(dim=8), hidden_dims=[16, 16]))
+        loss = WeightedLoss(Learned(num_features=8))
+        optimizer = kind([{"params": list(m.parameters()), "initial_lr": 0.01} for m in (model, loss)], **options)
+        average = ExponentialAverage(model, decay=0.9)
+        step = step_of(Trainee(model, loss, average, optimizer, LearningRate(3, 20, "cosine")))
+        batches = torch.Generator().manual_seed(1)
+        for index in range(20):
+            x, target = torch.randn(2, 8, 4, 2, generator=batches)
+            step(index, x, torch.rand(8, 1, generator=batches) + 0.1, target)
+        ends.append({**model.state_dict(), **average.state_dict(), **loss.state_dict()})
+        for number, values in optimizer.state_dict()["state"].items():
+            ends[-1] |= {f"{number}/{name}": value for name, value in values.items()}
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_follows_its_recursion(configure, monkeypatch):
     job = jobs.build(configure(*PLAIN, "module.ema_decay=0.9", "trainer.max_steps=50"), overrides=[])
     model, average = job.module.model, job.module.average
     expected = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer_step = torch.optim.Adam.step
-    steps = itertools.count()
+    steps, step = itertools.count(), AdamGroup.step
 
-    def spy(self, closure=None):
-        optimizer_step(self, closure)
+    def spy(self, factor):
+        step(self, factor)
         decay = min(0.9, (1 + (t := next(steps))) / (10 + t))
         for name, p in model.named_parameters():
             expected[name] += (1 - decay) * (p.detach() - expected[name])
 
-    torch.optim.Adam.step = spy
-    try:
-        jobs.fit(job)
-    finally:
-        torch.optim.Adam.step = optimizer_step
+    monkeypatch.setattr(AdamGroup, "step", spy)
+    jobs.fit(job)
     assert next(steps) == 50
     for name, p in average.model.named_parameters():
         torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-6)
