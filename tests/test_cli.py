@@ -250,6 +250,37 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     ]
 
 
+@pytest.fixture(scope="module")
+def ceiling(tmp_path_factory):
+    """The folder of a run of the same recipe on exact targets."""
+    cwd = tmp_path_factory.mktemp("ceiling")
+    small = [option for option in TINY if not option.startswith("objective.")]
+    process = script("train", *small, "objective=exact", "logger=csv", "hydra.run.dir=run", *BARE, cwd=cwd)
+    assert process.returncode == 0, process.stderr
+    return cwd / "run"
+
+
+def test_a_ceiling_tells_capacity_from_the_noise_of_targets(run, ceiling, command, tmp_path):
+    few = ["n=50", "num_levels=3", "sigma_max=2.0", *SMALL]
+    assert command("evaluate", f"run={run}", f"ceiling={ceiling}", "out=both.json", *few) == []
+    assert command("evaluate", f"run={ceiling}", "out=alone.json", *few) == []
+    both, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("both", "alone"))
+    assert both["ceiling_score_error_per_level"] == pytest.approx(alone["score_error_per_level"])
+    pair = "on exact targets, near-exact sampler"
+    assert list(both["samples"])[1:3] == ["network, near-exact sampler", pair]
+    for name, share in both["samples"][pair].items():
+        assert share["value"] == pytest.approx(alone["samples"]["network, near-exact sampler"][name]["value"])
+
+
+def test_a_ceiling_of_another_recipe_is_refused(run, ceiling, command, tmp_path):
+    words = "is another; give the run's own recipe, trained with objective=exact"
+    assert command("evaluate", f"run={run}", f"ceiling={run}") == [f"ceiling={run}: its objective {words}"]
+    assert command("evaluate", f"run={run}", "ceiling=nowhere") == [
+        "ceiling=nowhere: no such file; give a run's folder or one of its checkpoints/*.ckpt"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
 QUESTIONS = [
     ("sample n=0", "n=0: give a whole number of at least 1"),
     ("sample n=1.5", "n=1.5: give a whole number of at least 1"),

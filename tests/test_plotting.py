@@ -22,9 +22,11 @@ from torch import Tensor
 
 from ncsn_lightning.distributions.base import Distribution
 from ncsn_lightning.plotting import (
+    Bar,
     CostQuality,
     animate_annealing,
     limits,
+    plot_chain_distances,
     plot_cost_quality,
     plot_filmstrip,
     plot_learned_weighting,
@@ -37,6 +39,7 @@ from ncsn_lightning.plotting import (
     plot_score_error,
     plot_score_field,
     plot_score_split,
+    plot_shares,
     png,
 )
 from ncsn_lightning.plotting.space import density_grid, mass_levels, pixel_sigma
@@ -411,6 +414,36 @@ def test_mode_weights_are_drawn_beside_the_exact_one_and_its_error() -> None:
     np.testing.assert_allclose(second.get_ydata(), (plain + 0.1).numpy())
     band = axes.patches[0].get_bbox()
     assert (band.y0, band.y1) == (pytest.approx(0.78), pytest.approx(0.82))
+    assert len(png(figure)) < 300_000
+
+
+def test_shares_are_drawn_over_what_the_truth_scores() -> None:
+    metrics = {
+        "energy_distance": {"truth": Bar(0.3, 0.1, 0.2, 0.05), "network": Bar(0.6, math.nan, 0.2, 0.05)},
+        "off_support": {"truth": Bar(0.0, 0.0, 0.0, 0.0), "network": Bar(0.1, 0.01, 0.0, 0.0)},
+    }
+    figure = plot_shares(metrics)
+    first, second = figure.axes[:2]
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["energy distance", "off support"]
+    assert [text.get_text() for text in first.get_yticklabels()] == ["truth", "network"]
+    band = first.patches[0].get_bbox()
+    assert (band.x0, band.x1) == (pytest.approx(0.1), pytest.approx(0.3))
+    floor, *points = first.get_lines()
+    assert floor.get_xdata()[0] == 0.2
+    assert {tuple(line.get_xydata()[0]) for line in points if len(line.get_xdata()) == 1} >= {(0.3, 0), (0.6, 1)}
+    assert len(first.collections) == 1  # the network's one walk has no standard error
+    assert len(png(figure)) < 300_000
+
+
+def test_distances_of_chains_are_drawn_by_the_level_that_they_reach() -> None:
+    levels, floors = torch.tensor([2.0, 2.0, 0.5, 0.0]), torch.tensor([0.04, 0.04, 0.02, 0.01])
+    truth, network = 2 * floors, 5 * floors
+    figure = plot_chain_distances(levels, floors, {"truth": truth, "network": network})
+    (axes,) = figure.axes
+    for line, values in zip(axes.get_lines(), (truth, network, floors), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["prior", "2", "0.5", "0"]
+    assert "data units" in axes.get_ylabel()
     assert len(png(figure)) < 300_000
 
 
