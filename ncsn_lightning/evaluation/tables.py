@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .chains import Share
 
@@ -15,10 +15,15 @@ LIKELIHOOD = {
     "mismatch": "of it, the prior's",
 }
 
+WIDTH = 120
+"""Characters in a line of a file, which has no width of its own."""
+
 
 def show(numbers: dict[str, Any]) -> None:
     """Print all that there is."""
     console = Console()
+    if not console.is_terminal:
+        console.width = max(WIDTH, console.width)
     console.print(_level_table(numbers))
     if "samples" in numbers:
         console.print(_sample_table(numbers["samples"]))
@@ -46,9 +51,8 @@ def _level_table(numbers: dict[str, Any]) -> Table:
 
 def _sample_table(samples: dict[str, dict[str, Share]]) -> Table:
     """A row a metric: its value for each pair of a score and a sampler, and the floor."""
-    table = Table(
-        "metric", "points", *samples, "floor", title="samples: mean ± standard error over the sampler's seeds"
-    )
+    title = "samples: mean ± standard error over the sampler's seeds"
+    table = Table(Column("metric", no_wrap=True), "points", *samples, "floor", title=title)
     for name, share in next(iter(samples.values())).items():
         floor = f"{share.floor:.2g} ± {share.deviation:.1g}"
         table.add_row(name, str(share.num_points), *(str(column[name]) for column in samples.values()), floor)
