@@ -48,18 +48,20 @@ def resuming(folder: Path) -> str:
 
 
 def further_job(folder: Path, *, count: int) -> str:
-    """What a job adds to a serial sweep of the default recipe, less what its training takes by its own clock."""
+    """What a serial sweep of `count` jobs takes beyond its trainings, by their own clocks, more than one of one job."""
     recipe = ("trainer.max_steps=500", "callbacks.figures.num_samples=200")
-    one = seconds(*recipe, folder=folder / "one")
-    many = seconds("-m", f"seed=range({count})", "sweep_name=many", *recipe, folder=folder / "many")
-    own = statistics.median(job.summary["wall_time"] for job in read_sweep(folder / "many/sweeps/many").jobs)
-    further = (many - one) / (count - 1)
-    return f"{further - own:.2f} s a job: {further:.2f} s for each after the first, {own:.2f} s of them its own"
+    beyond = []
+    for jobs in (1, count):
+        name = f"of_{jobs}"
+        whole = seconds("-m", f"seed=range({jobs})", f"sweep_name={name}", *recipe, folder=folder)
+        beyond.append(whole - sum(job.summary["wall_time"] for job in read_sweep(folder / "sweeps" / name).jobs))
+    return f"{(beyond[1] - beyond[0]) / (count - 1):.2f} s a job after the first"
 
 
-def parallel(folder: Path, *, count: int, steps: int, repeats: int) -> str:
+def parallel(folder: Path, *options: str, count: int, steps: int, repeats: int) -> str:
     """Joblib against serial, in turns."""
-    recipe = ("-m", f"seed=range({count})", f"trainer.max_steps={steps}", "callbacks.figures.num_samples=2000")
+    short = (f"trainer.max_steps={steps}", "callbacks.figures.num_samples=2000")
+    recipe = ("-m", f"seed=range({count})", *short, *options)
     ratios = []
     for turn in range(repeats):
         serial = seconds(*recipe, "sweep_name=serial", folder=folder / f"{turn}")
@@ -80,8 +82,9 @@ def main() -> None:
         folder = Path(place)
         table.add_row("a finished sweep run again", resuming(folder))
         table.add_row("a job, besides its training", further_job(folder, count=arguments.jobs))
-        figures = parallel(folder, count=arguments.jobs, steps=arguments.steps, repeats=arguments.repeats)
-        table.add_row("joblib against serial", figures)
+        turns = {"count": arguments.jobs, "steps": arguments.steps, "repeats": arguments.repeats}
+        table.add_row("joblib against serial", parallel(folder / "one", "objective=denoising", **turns))
+        table.add_row("with a thread for references beside each", parallel(folder / "two", **turns))
     Console().print(table)
 
 
