@@ -22,6 +22,10 @@ GRACE = 60.0
 """Seconds that cancelled jobs have to save themselves."""
 
 
+class NotSubmitted(ValueError):  # noqa: N818  (it names what happened)
+    """Slurm takes no jobs; the message says why."""
+
+
 class JobsDied(RuntimeError):  # noqa: N818  (it names what happened)
     """Slurm ended jobs before they could say how; the message names them and their logs."""
 
@@ -62,7 +66,14 @@ with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask 
                 (list(line), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
                 for number, line in enumerate(job_overrides, first)
             ]
-            jobs: list[Any] = executor.map_array(self, *zip(*tasks, strict=True))
+            try:
+                jobs: list[Any] = executor.map_array(self, *zip(*tasks, strict=True))
+            except submitit.core.utils.FailedJobError as error:
+                said = " ".join(str(error).split())
+                raise NotSubmitted(
+                    f"hydra/launcher=slurm: sbatch takes no jobs ({said}); run this where it does, or choose "
+                    "hydra/launcher=joblib"
+                ) from error
             return jobs
 
 

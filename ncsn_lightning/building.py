@@ -85,7 +85,7 @@ class Builder:
             self.built[path] = self._build(path)
         built = self.built[path]
         if not isinstance(built, kind | _Broken):
-            self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}", broken=path)
+            self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; choose another option", broken=path)
             return _BROKEN
         return built
 
@@ -198,7 +198,10 @@ class Builder:
         """The class that a node names, if it may be named; nothing outside the trusted packages is even imported."""
         label = f"{path}._target_={name}"
         if self.trust is not None and not _lies_in(str(name), self.trust):
-            self.refuse(f"{label}: outside {', '.join(self.trust)} and not loaded; trust=… if you trust its author")
+            package = str(name).partition(".")[0]
+            self.refuse(
+                f"{label}: outside {', '.join(self.trust)}, not loaded; trust={package} if you trust its author"
+            )
             return _BROKEN
         try:
             target = get_object(name)

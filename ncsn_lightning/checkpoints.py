@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,12 +53,12 @@ def _load(path: Path, *, map_location: Any) -> Any:
     """The data in a file; whatever is not data stays unread."""
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: it holds more than data and is not loaded; use one that this program wrote"
-        ) from error
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{path}: truncated or no checkpoint; use another one of the run") from error
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+            said = "it holds more than data and is not loaded; use one that this program wrote"
+        else:
+            said = "truncated or no checkpoint; use another one of the run"
+        raise ValueError(f"{path}: {said}") from error
 
 
 class Checkpoint(NamedTuple):

@@ -102,12 +102,15 @@ def _resume(arguments: list[str]) -> None:
     if others := [argument for argument in arguments if argument.partition("=")[0] not in given]:
         raise Refusal(f"{' '.join(others)}: a resumed run has its own configuration; leave this out")
     folder = Path(given["resume"]).absolute()
+    if (folder / "sweep.json").is_file():
+        raise Refusal(f"resume={given['resume']}: a sweep; give the command that began it again, and it goes on")
     if not (folder / "config.yaml").is_file():
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
     FoldersBefore.found = {folder}  # which a refusal leaves
     with listening(), _held(folder, given["resume"]), _last_word(folder):
         handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
-        logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s] %(message)s", handlers=handlers)
+        as_hydra = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
+        logging.basicConfig(level=logging.INFO, format=as_hydra, handlers=handlers)
         from . import jobs
 
         jobs.resume(folder, trust=packages(given.get("trust", "")))

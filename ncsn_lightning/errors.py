@@ -50,10 +50,15 @@ def log_error() -> None:
 
 
 def _stopped_by(error: BaseException | None) -> str:
-    """The line about a job that was asked to stop, after which submitit exits once it has requeued; else empty."""
+    """The line about a job that was asked to stop, after which submitit exits once it has requeued; else empty.
+
+    What stops a process, as Ctrl-C does, is no `Exception`.
+    """
     if isinstance(error, SystemExit):
         return _stopped_by(error.__context__) or "requeued before it could begin"
-    return str(error) if isinstance(error, Preempted) else ""
+    if isinstance(error, Preempted):
+        return str(error)
+    return "" if error is None or isinstance(error, Exception) else "stopped before it could begin"
 
 
 def log_files() -> list[logging.Handler]:

@@ -48,6 +48,9 @@ def refused_overrides(command: str, arguments: list[str]) -> list[str]:
         return [f"{error.override}: not understood; write key=value, and quote what the shell would take apart"]
     nameless = [override for override in parsed if _is_group(override) and not isinstance(override.value(), str)]
     lines = dict.fromkeys(f"{o.input_line}: an option is a name; for none write ~{o.key_or_group}" for o in nameless)
+    if not {"-m", "--multirun"} & set(arguments):
+        several = [override.input_line for override in parsed if override.is_sweep_override()]
+        lines |= dict.fromkeys(f"{line}: several values; add -m to sweep over them" for line in several)
     choices = [_choices(override) for override in parsed if override not in nameless]
     for job in range(max(map(len, choices), default=0)):  # every choice of a sweep is seen once, not every combination
         with initialize_config_dir(str(config_folder()), version_base="1.3"):

@@ -73,6 +73,8 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
 
 def _read(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`, or the furthest whole one of the run there."""
+    if (path / "sweep.json").is_file():
+        raise FileNotFoundError(f"run={path}: a sweep; give the folder of one of its jobs")
     if path.is_dir():
         newest, torn = latest_checkpoint(path)
         if newest is None:

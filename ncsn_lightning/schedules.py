@@ -284,7 +284,7 @@ def broken_guidelines(schedule: Schedule, target: Distribution) -> list[str]:
             f"σ_max={top:g} is below half the data diameter {target.diameter:.3g}: modes may keep wrong weights; "
             f"raise schedule.sigma_max towards {target.diameter:.3g} (or auto)"
         )
-    if bottom > target.scale / 10 * (1 + 1e-6):
+    if bottom > target.scale / 10 * (1 + 1e-4):  # but for the rounding of a ladder
         broken.append(
             f"σ_min={bottom:g} is above a tenth of the smallest scale {target.scale:.3g}: samples stay blurred; "
             f"lower schedule.sigma_min to {target.scale / 10:.3g} (or auto)"

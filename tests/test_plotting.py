@@ -225,14 +225,14 @@ def test_score_field_shows_truth_model_and_error(target: Gaussian) -> None:
             radius = math.sqrt(2 * math.log(1000) * (STD**2 + sigma**2))
             assert np.all(shown.mask[distance > 1.12 * radius])
             assert not np.any(shown.mask[distance < 0.88 * radius])
-        assert "relative error 0.01" in texts(row[2])
+        assert "relative error on this grid 0.01" in texts(row[2])
     assert any("faded, grey: outside 99.9 %" in axes.get_xlabel() for axes in figure.axes)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_score_field_of_a_dead_or_broken_model(target: Gaussian, value: float) -> None:
     figure = plot_score_field(target, lambda x, sigma: torch.full_like(x, value), torch.tensor([0.5]))
-    assert ("nan" if math.isnan(value) else "relative error 1") in texts(spatial(figure)[2])
+    assert ("nan" if math.isnan(value) else "relative error on this grid 1") in texts(spatial(figure)[2])
     png(figure)
 
 
@@ -352,7 +352,7 @@ def test_score_split_stacks_the_shares_to_one() -> None:
     left, right = plot_score_split(torch.tensor([1.0, 0.1, 0.01]), gradient, still).axes
     heights = [patch.get_height() for patch in left.patches]
     np.testing.assert_allclose(heights, [math.nan, 0.75, 0.25, math.nan, 0.25, 0.75], rtol=1e-6)
-    assert "1 levels finer than the grid" in left.get_title(loc="left")
+    assert [text.get_text() for text in left.texts] == ["no value: 1 of 3,\nfiner than the grid"]
     np.testing.assert_allclose(right.lines[0].get_ydata(), [math.nan, 0.3, 0.1], rtol=1e-6)
 
 

@@ -69,7 +69,7 @@ def test_a_run_of_ones_own_classes_is_read_by_whoever_trusts_them(train, importa
     source = "from ncsn_lightning import Checkerboard\nclass Board(Checkerboard):\n    pass\n"
     (importable / "boards.py").write_text(source)
     train("distribution._target_=boards.Board")
-    with pytest.raises(ValueError, match="outside ncsn_lightning and not loaded"):
+    with pytest.raises(ValueError, match="outside ncsn_lightning, not loaded; trust=boards if"):
         load_run(importable / "run")
     assert type(load_run(importable / "run", trust=("boards",)).distribution).__name__ == "Board"
 

@@ -74,6 +74,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         for name, figure in _figures(question, numbers, parts).items():
             with replacing(question.out.with_name(f"{question.out.stem}_{name}.png")) as path:
                 path.write_bytes(plotting.png(figure))
+        log.info("numbers in %s, pictures in %s_*.png", question.out, question.out.with_suffix(""))
     return numbers
 
 

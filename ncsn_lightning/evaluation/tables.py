@@ -15,6 +15,8 @@ LIKELIHOOD = {
     "mismatch": "of it, the prior's",
 }
 
+CURL = "curl: the share of the derivatives' square that no gradient has"
+
 WIDTH = 120
 """Characters in a line of a file, which has no width of its own."""
 
@@ -41,7 +43,8 @@ def _level_table(numbers: dict[str, Any]) -> Table:
         "on exact targets": numbers.get("ceiling_score_error_per_level", {}),
     }
     columns = {name: column for name, column in columns.items() if column}
-    table = Table("σ (data units)", *columns, title="relative score error, its parts, and the curl's share")
+    parts = "its parts on a grid, so that their sum is the error's within its noise; " * ("gradient" in columns)
+    table = Table("σ (data units)", *columns, title="relative score error", caption=f"{parts}{CURL}")
     for sigma in sorted({sigma for column in columns.values() for sigma in column}, key=float, reverse=True):
         table.add_row(sigma, *(f"{column[sigma]:.3g}" if sigma in column else "" for column in columns.values()))
     table.add_section()

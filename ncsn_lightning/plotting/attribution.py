@@ -47,6 +47,7 @@ def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
         axes.set_yticks(range(len(names)), names if index % COLUMNS == 0 else [""] * len(names))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.supxlabel("value of the metric, mean ± standard error (distances in data units)")
     return figure
 
 

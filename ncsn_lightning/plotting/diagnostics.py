@@ -104,14 +104,20 @@ def plot_score_split(sigmas: Tensor, gradient: Tensor, divergence_free: Tensor) 
     figure = new_figure(3.6, layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_shares(left, levels, moving, still)
-    right.plot(levels, np.where(moving > 0, moving, np.nan), "o-", color=VERMILION, label=r"gradient, $\nabla\varphi$")
-    right.plot(levels, np.where(still > 0, still, np.nan), "o-", color=SKY, label="divergence-free, $r$")
+    right.plot(
+        levels,
+        np.where(moving > 0, moving, np.nan),
+        "o-",
+        color=VERMILION,
+        label=r"gradient, $\nabla\varphi$: moves the marginals",
+    )
+    right.plot(levels, np.where(still > 0, still, np.nan), "o-", color=SKY, label="divergence-free, $r$: does not")
     if (np.concatenate([moving, still]) > 0).any():
         right.set_yscale("log")
     right.set_ylabel(r"$\mathrm{E}\|\cdot\|^2\,/\;\mathrm{E}\|s\|^2$ (dimensionless)")
     right.set_title("its parts", loc="left")
     right.grid(axis="y")
-    right.legend(loc="best")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     for axes in (left, right):
         sigma_axis(axes, levels)
     return figure
@@ -122,15 +128,14 @@ def _draw_shares(axes: Axes, levels: Array, moving: Array, still: Array) -> None
     total = np.where(moving + still > 0, moving + still, np.nan)
     step = (levels[-1] / levels[0]) ** (0.5 / max(len(levels) - 1, 1)) if len(levels) > 1 else 1.2
     place: dict[str, Any] = {"width": levels * (step - 1 / step) * 0.9, "align": "center", "linewidth": 0}
-    axes.bar(levels, moving / total, color=VERMILION, label="moves the marginals", **place)
-    axes.bar(levels, still / total, bottom=moving / total, color=SKY, label="does not", **place)
+    axes.bar(levels, moving / total, color=VERMILION, **place)
+    axes.bar(levels, still / total, bottom=moving / total, color=SKY, **place)
     missing = int(np.isnan(moving).sum())
-    axes.set_title(
-        "share of the score error" + (f" ({missing} levels finer than the grid)" * (missing > 0)), loc="left"
-    )
+    axes.set_title("share of the score error", loc="left")
+    if missing:
+        axes.text(0.03, 0.03, f"no value: {missing} of {len(levels)},\nfiner than the grid", transform=axes.transAxes)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share (dimensionless)")
-    axes.legend(loc="lower right", frameon=True)
 
 
 @styled
@@ -149,7 +154,7 @@ def plot_loss_levels(sigmas: Tensor, loss: Tensor, minimum: Tensor) -> Figure:
     figure = new_figure(3.5, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(levels, losses, "o-", color=BLUE, label="loss")
-    left.plot(levels, floor, "-", color=BLACK, label=r"irreducible, $\sigma^2 C(\sigma)$", zorder=3)
+    left.plot(levels, floor, "--", color=BLACK, label=r"irreducible, $\sigma^2 C(\sigma)$", zorder=3)
     left.fill_between(levels, floor, losses, color=BLUE, alpha=0.2, linewidth=0)
     left.set_ylim(bottom=0)
     left.set_ylabel(r"$\sigma^2$-weighted loss (dimensionless)")

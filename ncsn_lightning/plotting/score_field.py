@@ -132,4 +132,4 @@ def _draw_arrows(axes: Axes, field: Field, arrows: Array, frame: Limits, speed: 
 def _draw_error(axes: Axes, field: Field, frame: Limits, norm: Normalize) -> None:
     axes.set_facecolor(PALE)
     axes.imshow(np.ma.masked_invalid(field.error), extent=frame, cmap=ERROR_STEPS, norm=norm, interpolation="nearest")
-    write_note(axes, f"relative error {number(field.relative)}")
+    write_note(axes, f"relative error on this grid {number(field.relative)}")

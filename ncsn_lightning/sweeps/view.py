@@ -115,12 +115,13 @@ class View:
 
 
 def table(jobs: list[Job]) -> Table:
-    """How every job of a sweep ended: job, status, a line of reason, folder."""
+    """How every job of a sweep ended: job, status, score error or a line of reason, folder."""
     rows = Table(box=None, pad_edge=False)
-    for name in ("job", "status", "reason", "folder"):
+    for name in ("job", "status", "score error, or reason", "folder"):
         rows.add_column(name, no_wrap=True)
     for job in jobs:
-        rows.add_row(*map(Text, (label(job), job.state, job.reason, _shown(job.folder))))
+        said = job.reason if math.isnan(_score(job)) else f"{_score(job):.4g}"
+        rows.add_row(*map(Text, (label(job), job.state, said, _shown(job.folder))))
     return rows
 
 
