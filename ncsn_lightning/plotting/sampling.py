@@ -113,7 +113,7 @@ def plot_cost_quality(panels: Mapping[str, CostQuality], *, distance: str, colum
     for axes in grid[-1]:
         axes.set_xlabel("evaluations of the score")
     whole = max(grid.ravel(), key=lambda axes: len(axes.get_lines()))
-    figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -33,7 +33,6 @@ def samples_of(
     sampler: Sampler | None = None,
     schedule: Schedule | None = None,
     exact: bool = False,
-    repeats: int = 5,
 ) -> dict[str, list[float]]:
     """Of samples of a run every metric's value, floor and the floor's deviation.
 
@@ -42,13 +41,12 @@ def samples_of(
         n: samples.
         sampler, schedule: other ones than the run's own.
         exact: whether they walk down the exact score instead of the network's.
-        repeats: most blocks of the samples, and draws of the truth for the floor.
     """
     run = load_run(folder)
     sigmas = (schedule or run.schedule).sigmas
     score = run.distribution.score if exact else run.score
     *_, x = (sampler or run.sampler).walk(score, run.distribution, sigmas, n=n, seed=run.config["seed"])
-    test = SampleTest(distribution=run.distribution, metrics=metrics, repeats=repeats)
+    test = SampleTest(distribution=run.distribution, metrics=metrics)
     test.update(x)
     return {name: [found.value, found.floor, found.deviation] for name, found in test.compute().items()}
 
