@@ -16,7 +16,6 @@ def reproduce(lab: Lab) -> list[str]:
     rows = []
     for objective in OBJECTIVES:
         found = [job for job in jobs if job.overrides["objective"] == objective]
-        time = spread(job.metrics["training_time"] for job in found)
         errors = spread(job.metrics["score_error"] for job in found)
-        rows.append([f"`{objective}`", errors, spread(kl[f"kl_{job.hash}"][0] for job in found), time])
-    return table_of(["objective", "score error", "KL (nats)", "training (s)"], rows)
+        rows.append([f"`{objective}`", errors, spread(kl[f"kl_{job.hash}"][0] for job in found)])
+    return table_of(["objective", "score error", "KL (nats)"], rows)
