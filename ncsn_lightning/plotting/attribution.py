@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, number, numpy, styled
+from .style import BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, number, numpy, sigma_axis, styled
 
 COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 COLUMNS = 3
@@ -46,8 +46,8 @@ def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
         axes.set_title(metric.replace("_", " "), loc="left")
         axes.set_yticks(range(len(names)), names if index % COLUMNS == 0 else [""] * len(names))
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    figure.supxlabel("value of the metric, mean ± standard error (distances in data units)")
+    units = "points: mean ± standard error, distances in data units"
+    figure.legend(handles, labels, title=units, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -60,7 +60,7 @@ def _bars(axes: Axes, bars: Mapping[str, Bar]) -> None:
         axes.errorbar(bar.value, row, fmt="o", color=color, capsize=3, **error)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.margins(x=0.1)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="x")
 
 
@@ -78,7 +78,7 @@ def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str,
     for (name, values), color in zip(distances.items(), COLORS, strict=False):
         axes.plot(steps, numpy(values), "o-", color=color, label=name, zorder=3)
     axes.plot(steps, numpy(floors), color=GREY, label="draws of $p_\\sigma$")
-    axes.set_yscale("log")
+    sigma_axis(axes, np.concatenate([numpy(values) for values in (floors, *distances.values())]), which="y")
     axes.set_ylabel(r"sliced $W_2$ to $p_\sigma$ (data units)")
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
     labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
