@@ -194,8 +194,11 @@ def test_of_a_metric_that_may_be_negative_the_effect_is_a_difference(tmp_path):
 def test_ties_cannot_be_told(tmp_path):
     same = {(i, 0, k): 0.5 + 0.1 * k for i in range(3) for k in range(3)}
     found = answer(sweep_of(tmp_path, same))
-    assert len(found.ties) == 2
-    assert "2 others cannot be told from it" in str(found)
+    assert len(found.ties) == len(found.twins) == 2
+    assert str(found).endswith("2 others cannot be told from it, 2 with the very same numbers")
+    same[1, 0, 0] += 0.2
+    found = answer(sweep_of(tmp_path, same))
+    assert (len(found.ties), len(found.twins)) == (2, 1)
 
 
 def test_one_seed_tells_nothing(tmp_path):

@@ -97,13 +97,19 @@ class Answer:
         """The configurations that cannot be told from the best, without it."""
         return [c.configuration for c in self.comparisons if not c.told and c.configuration is not self.best]
 
+    @property
+    def twins(self) -> list[Configuration]:
+        """Those of them that have the best one's very numbers: what tells them from it changed nothing measured."""
+        return [tie for tie in self.ties if tie.values == self.best.values]
+
     def __str__(self) -> str:
         n, total = len(self.best.values), len(self.comparisons) + len(self.unmeasured)
         head = f"best of {total}: {self.best.label}\n{self.metric} {self.best.mean:.4g}"
         if n < 2:
             return f"{head} (one seed, which tells nothing apart)"
         ties = f"{len(self.ties)} {'other' if len(self.ties) == 1 else 'others'} cannot be told from it"
-        return f"{head} ± {self.best.standard_error:.2g} (standard error, {n} seeds); {ties}"
+        same = f", {len(self.twins)} with the very same numbers" if self.twins else ""
+        return f"{head} ± {self.best.standard_error:.2g} (standard error, {n} seeds); {ties}{same}"
 
 
 def answer(sweep: Sweep, metric: str = METRIC) -> Answer | None:

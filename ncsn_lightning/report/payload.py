@@ -116,6 +116,7 @@ def _answer(found: Answer, sweep: Sweep) -> dict[str, Any]:
         "best": first(found.best.jobs),
         "command": found.command,
         "ties": len(found.ties),
+        "twins": len(found.twins),
         "ratios": found.ratios,
         "comparisons": [
             [first(c.configuration.jobs), c.seeds, *map(rounded, (c.effect, c.low, c.high)), c.told]

@@ -15,7 +15,7 @@ function drawAnswer(section) {
 			h("p", { class: "best-name" }, chips(named(best, data.seed))),
 			h("p", { class: "best-value" }, h("strong", {}, plusMinus(result.mean, result.error)), " ", view.metric),
 			h("p", { class: "best-how" }, sureness(result)),
-			h("p", { class: "verdict" }, result.n > 1 ? verdict(found) : "From one seed nobody can tell whether the others are worse.", " ", pending()),
+			h("p", { class: "verdict" }, result.n > 1 ? verdict(found) : "From one seed nobody can tell whether the others are worse.", " ", twins(found), " ", pending()),
 			command(found.command),
 		),
 	);
@@ -33,6 +33,11 @@ function verdict({ ties, comparisons }) {
 	if (!ties) return `Each of the ${rest} other configurations is worse than it, beyond what its seeds explain.`;
 	if (ties === rest) return `${rest === 1 ? "The one other configuration" : `None of the ${rest} other configurations`} can${rest === 1 ? "not" : ""} be told from it by these seeds.`;
 	return `${ties} of the ${rest} other configurations cannot be told from it by these seeds; ${ties === 1 ? "it is" : "they are"} marked below.`;
+}
+
+function twins({ twins }) {
+	if (!twins) return "";
+	return `${twins === 1 ? "One of them has" : `${twins} of them have`} the very same numbers: what sets ${twins === 1 ? "it" : "them"} apart changed nothing that this metric sees.`;
 }
 
 function pending() {
