@@ -73,21 +73,25 @@ class AdamGroup:
     Source: Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015, end of §2; the options are those of
     `torch.optim.Adam`.
 
+    A parameter without a gradient counts as one whose gradient is zero.
+
     Attributes:
-        steps: how many were taken, one number for all of its parameters.
-        weights, moments: flat.
+        steps: how many were taken, for each parameter, as the optimiser keeps it; flat, as all that follows.
+        weights, moments: of all parameters.
+        count: the same number once more, for the group as a whole.
     """
 
     def __init__(self, settings: dict[str, Any], state: dict[Tensor, dict[str, Tensor]]) -> None:
         self.settings = settings
         self.parameters: list[nn.Parameter] = settings["params"]
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if settings["amsgrad"] else 2]
+        on_device = settings["fused"] or settings["capturable"]  # where torch keeps the count of its steps
         for p in self.parameters:
             if not state[p]:
-                state[p] |= {"step": torch.zeros((), device=p.device), **{m: torch.zeros_like(p) for m in names}}
-        self.steps = state[self.parameters[0]]["step"]
-        for p in self.parameters:
-            state[p]["step"] = self.steps
+                step = torch.zeros((), device=p.device if on_device else "cpu")
+                state[p] |= {"step": step, **{m: torch.zeros_like(p) for m in names}}
+        self.steps = Layout([torch.Size()] * len(self.parameters)).gather([state[p]["step"] for p in self.parameters])
+        self.count = self.steps.max()
         self.layout = Layout([p.shape for p in self.parameters])
         self.weights = self.layout.gather(self.parameters)
         self.moments = [self.layout.gather([state[p][m] for p in self.parameters]) for m in names]
@@ -114,12 +118,13 @@ class AdamGroup:
             [first],
             [second],
             largest,
-            [self.steps],
+            [self.count],
             **{name: self.settings[name] for name in OPTIONS},
             beta1=beta1,
             beta2=beta2,
             lr=rate,
         )
+        self.steps.add_(1)
 
     def numbers(self, steps: int, factor: float) -> list[float]:
         """α_t, ε_t, and the share of the weights that decoupled decay leaves."""
@@ -162,7 +167,8 @@ class AdamStep(Step):
         optimizer = trainee.optimizer
         self.trainee, self.backward = trainee, backward
         self.groups = [AdamGroup(group, optimizer.state) for group in optimizer.param_groups]
-        self.average = self.groups[0].layout.gather(list(trainee.average.model.parameters()))
+        pairs = zip(trainee.model.parameters(), trainee.average.model.parameters(), strict=True)
+        self.average = self.groups[0].layout.gather([average for p, average in pairs if p.requires_grad])
         optimizer.step()  # without gradients it changes nothing, but tells the scheduler that steps are made
 
     def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:

@@ -54,7 +54,7 @@ class CompiledStep(AdamStep):
         names = {p: name for name, p in self.mean_loss.named_parameters()}
         self.names = [names[p] for group in self.groups for p in group.parameters]
         self.buffers = dict(self.mean_loss.named_buffers())
-        self.taken = int(self.groups[0].steps)
+        self.taken = int(self.groups[0].count)
         self._run: Any = None
 
     def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:

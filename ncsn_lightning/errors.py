@@ -58,7 +58,7 @@ def _stopped_by(error: BaseException | None) -> str:
         return _stopped_by(error.__context__) or "requeued before it could begin"
     if isinstance(error, Preempted):
         return str(error)
-    return "" if error is None or isinstance(error, Exception) else "stopped before it could begin"
+    return "" if error is None or isinstance(error, Exception) else "stopped before its end"
 
 
 def log_files() -> list[logging.Handler]:

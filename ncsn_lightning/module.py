@@ -40,7 +40,7 @@ class NCSN(L.LightningModule):
         optimizer: makes the optimiser from parameter groups.
         ema_decay: d of the average that validation, sampling and `load_run` use; 0 for none.
         warmup_steps, decay, total_steps: of the learning rate's factor, see `LearningRate`.
-        compile: compile the whole step; pays after some 50 thousand steps.
+        compile: compile the whole step; pays after some 20 thousand steps.
         log_every_n_steps: optimiser steps whose mean loss makes one logged value.
 
     Attributes:
@@ -85,7 +85,7 @@ class NCSN(L.LightningModule):
         return self.average.model
 
     def configure_optimizers(self) -> Any:
-        groups: list[dict[str, object]] = [{"params": list(self.model.parameters())}]
+        groups: list[dict[str, object]] = [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
         if learned := list(self.loss.weighting.parameters()):
             groups.append({"params": learned, "weight_decay": 0.0})
         optimizer = self.optimizer(groups)

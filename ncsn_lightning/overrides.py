@@ -48,7 +48,7 @@ def refused_overrides(command: str, arguments: list[str]) -> list[str]:
         return [f"{error.override}: not understood; write key=value, and quote what the shell would take apart"]
     nameless = [override for override in parsed if _is_group(override) and not isinstance(override.value(), str)]
     lines = dict.fromkeys(f"{o.input_line}: an option is a name; for none write ~{o.key_or_group}" for o in nameless)
-    if not {"-m", "--multirun"} & set(arguments):
+    if not any(argument.startswith(("-m", "--m", "hydra.mode=")) for argument in arguments):
         several = [override.input_line for override in parsed if override.is_sweep_override()]
         lines |= dict.fromkeys(f"{line}: several values; add -m to sweep over them" for line in several)
     choices = [_choices(override) for override in parsed if override not in nameless]

@@ -95,7 +95,7 @@ class ScoreModel(nn.Module, ABC):
     ) -> Float[Tensor, "*batch 2"]:
         """The score at `x`; `sigma` in data units, of any shape that broadcasts."""
         level = column(sigma, x)
-        if torch.is_grad_enabled() or x.dim() != 2 or len(x) <= ROWS or x.device.type != "cpu":
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dim() != 2 or len(x) <= ROWS:
             return self.score(x, level)
         parts = x.chunk(-(-len(x) // ROWS))
         levels = level.chunk(len(parts)) if len(level) > 1 else len(parts) * [level]

@@ -16,7 +16,7 @@ import torch
 from processes import Script, wait_for
 from processes import run as script
 
-from ncsn_lightning import jobs
+from ncsn_lightning import Karras, jobs, load_run
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.configuration import config_folder
 from ncsn_lightning.overrides import refused_overrides
@@ -278,6 +278,29 @@ def test_a_ceiling_of_another_recipe_is_refused(run, ceiling, command, tmp_path)
     assert command("evaluate", f"run={run}", "ceiling=nowhere") == [
         "ceiling=nowhere: no such file; give a run's folder or one of its checkpoints/*.ckpt"
     ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_ladder_is_walked_between_the_ends_of_the_runs_own(run, command, tmp_path):
+    ladder = ["sampler=heun", "schedule=karras", "schedule.num_levels=5"]
+    assert command("evaluate", f"run={run}", *ladder, "n=50", "num_levels=3", *SMALL, "out=numbers.json") == []
+    reached = json.loads((tmp_path / "numbers.json").read_text())["distances"]["sigma"]
+    own = load_run(run).schedule.sigmas
+    expected = Karras(sigma_min=float(own[-1]), sigma_max=float(own[0]), num_levels=5).sigmas
+    assert reached == pytest.approx([*expected.tolist(), 0.0])
+
+
+def test_a_sweep_is_no_run(run, command, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/sweep.json").write_text("{}")
+    assert command("sample", "run=sweep") == ["run=sweep: a sweep; give the folder of one of its jobs"]
+    words = "a sweep; give the command that began it again, and it goes on"
+    assert command("train", "resume=sweep") == [f"resume=sweep: {words}"]
+
+
+def test_several_values_need_a_sweep(command, tmp_path):
+    words = "several values; add -m to sweep over them"
+    assert command("train", "schedule=geometric,karras") == [f"schedule=geometric,karras: {words}"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -106,10 +106,15 @@ def test_sigma_broadcasts_at_its_own_shape(kind, network, generator):
 def test_points_are_taken_in_parts_where_nothing_is_learnt(kind, network, generator):
     """One level for all of them, or one for each."""
     score, x = trained_looking(build(kind, network())), torch.randn(2 * ROWS + 1, 2, generator=generator)
-    for sigma in (torch.tensor(0.3), torch.rand(len(x), generator=generator) + 0.1):
+    taken = []
+    score.network.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
+    for sigma in (0.3, torch.tensor(0.3), torch.tensor([0.3]), torch.rand(len(x), generator=generator) + 0.1):
         whole = score(x, sigma)
+        taken.clear()
         with torch.no_grad():
             torch.testing.assert_close(score(x, sigma), whole.detach())
+        assert len(taken) == 3
+        assert max(taken) <= ROWS
 
 
 def test_karras_is_the_score_of_its_denoiser(generator):

@@ -96,25 +96,36 @@ def test_the_step_is_adam_on_the_denoising_loss(configure):
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize("options", [{"fused": True}, {"amsgrad": True, "weight_decay": 0.1}, {"maximize": True}])
 def test_adam_over_flat_state_is_torchs_own(kind, options):
-    """The same weights, averages and state of the optimiser, a learned weighting and the learning rate among them."""
+    """The same weights, averages and state, a learned weighting, the learning rate and a frozen weight among them.
+
+    And after half of the steps one may go on as the other.
+    """
     ends = []
-    for step_of in (EagerStep, AdamStep):
+    for kinds in ((EagerStep, EagerStep), (AdamStep, AdamStep), (AdamStep, EagerStep), (EagerStep, AdamStep)):
         torch.manual_seed(0)
         model = Raw(network=MLP(embedding=SinusoidalEmbedding(dim=8), hidden_dims=[16, 16]))
         loss = WeightedLoss(Learned(num_features=8))
-        optimizer = kind([{"params": list(m.parameters()), "initial_lr": 0.01} for m in (model, loss)], **options)
+        model.network.hidden[0].weight.requires_grad_(False)
+        trained = [[p for p in module.parameters() if p.requires_grad] for module in (model, loss)]
         average = ExponentialAverage(model, decay=0.9)
-        step = step_of(Trainee(model, loss, average, optimizer, LearningRate(3, 20, "cosine")))
         batches = torch.Generator().manual_seed(1)
-        for index in range(20):
-            x, target = torch.randn(2, 8, 4, 2, generator=batches)
-            step(index, x, torch.rand(8, 1, generator=batches) + 0.1, target)
+        state = None
+        for half, step_of in enumerate(kinds):
+            optimizer = kind([{"params": parameters, "initial_lr": 0.01} for parameters in trained], **options)
+            if state:
+                optimizer.load_state_dict(state)
+            step = step_of(Trainee(model, loss, average, optimizer, LearningRate(3, 20, "cosine")))
+            for index in range(10 * half, 10 * half + 10):
+                x, target = torch.randn(2, 8, 4, 2, generator=batches)
+                step(index, x, torch.rand(8, 1, generator=batches) + 0.1, target)
+            state = optimizer.state_dict()
         ends.append({**model.state_dict(), **average.state_dict(), **loss.state_dict()})
         for number, values in optimizer.state_dict()["state"].items():
             ends[-1] |= {f"{number}/{name}": value for name, value in values.items()}
-    assert ends[0].keys() == ends[1].keys()
-    for name, value in ends[0].items():
-        torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=1e-7)
+    for end in ends[1:]:
+        assert end.keys() == ends[0].keys()
+        for name, value in ends[0].items():
+            torch.testing.assert_close(end[name], value, rtol=1e-5, atol=1e-7)
 
 
 def test_the_average_follows_its_recursion(configure, monkeypatch):

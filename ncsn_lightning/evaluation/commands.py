@@ -124,7 +124,7 @@ def _parts(question: Question, config: dict[str, Any]) -> dict[str, Any]:
     ends = {end: config[end] if config[end] is not None else own[end] for end in _ENDS}
     arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
     node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", "num_points": 10000, **arguments}
-    given = {"distribution": question.run.distribution, "schedule": question.schedule}
+    given = {"distribution": question.run.distribution, "schedule": question.run.schedule}
     builder = Builder({**config, **ends, "score_test": node}, given=given)
     parts = {name: builder.build(f"evaluation.{name}") for name in config["evaluation"]}
     parts["score_test"] = builder.build("score_test")

@@ -120,7 +120,8 @@ def table(jobs: list[Job]) -> Table:
     for name in ("job", "status", "score error, or reason", "folder"):
         rows.add_column(name, no_wrap=True)
     for job in jobs:
-        said = job.reason if math.isnan(_score(job)) else f"{_score(job):.4g}"
+        scored = job.state == "finished" and not math.isnan(_score(job))
+        said = f"{_score(job):.4g}" if scored else job.reason
         rows.add_row(*map(Text, (label(job), job.state, said, _shown(job.folder))))
     return rows
 
