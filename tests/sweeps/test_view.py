@@ -84,14 +84,15 @@ def rendered(view, console):
     return capture.get()
 
 
-def test_the_table_names_job_status_reason_and_folder(monkeypatch):
+def test_the_table_names_job_status_score_or_reason_and_folder():
     stage = Stage({"0": "finished", "1": "failed", "2": "waiting"})
+    stage.set("0", "finished", metrics={"score_error": 0.0123456})
     console = Console(file=io.StringIO(), width=1000)
     console.print(table(list(stage.jobs.values())))
     rows = [re.split(r"\s{2,}", line.strip()) for line in console.file.getvalue().splitlines()]
     assert rows == [
-        ["job", "status", "reason", "folder"],
-        ["schedule=karras seed=0", "finished", "sweep/0"],
+        ["job", "status", "score error, or reason", "folder"],
+        ["schedule=karras seed=0", "finished", "0.01235", "sweep/0"],
         ["schedule=karras seed=1", "failed", "KeyError: 'lost'", "sweep/1"],
         ["schedule=karras seed=2", "waiting", "sweep/2"],
     ]
