@@ -133,7 +133,9 @@ def _draw_shares(axes: Axes, levels: Array, moving: Array, still: Array) -> None
     missing = int(np.isnan(moving).sum())
     axes.set_title("share of the score error", loc="left")
     if missing:
-        axes.text(0.03, 0.03, f"no value: {missing} of {len(levels)},\nfiner than the grid", transform=axes.transAxes)
+        note = f"no value: {missing} of {len(levels)},\nfiner than the grid"
+        back = {"facecolor": "white", "alpha": 0.85, "linewidth": 0}
+        axes.text(0.03, 0.05, note, transform=axes.transAxes, bbox=back)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share (dimensionless)")
 
