@@ -17,6 +17,7 @@ from ..building import Builder
 from ..files import replacing
 from ..likelihood import Estimate
 from ..metrics import ScoreTest, curl
+from ..runs import Run
 from ..scores import Score, ScoreModel
 from .chains import Chains, Share, shares
 from .question import Question
@@ -54,7 +55,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     network's capacity. With `score=exact` the truth takes the network's place. Figures go beside the file of numbers.
     """
     question = Question(config, counts=("n", "num_seeds", "num_levels"), suffixes=(".json",))
-    parts = _parts(question, config)
+    parts = _parts(question.run, config)
     numbers = _score_numbers(question.score, parts)
     if question.ceiling:
         numbers["ceiling_score_error_per_level"] = parts["score_test"](question.ceiling.score).per_level
@@ -118,13 +119,12 @@ def _figures(question: Question, numbers: dict[str, Any], parts: dict[str, Any])
     return figures
 
 
-def _parts(question: Question, config: dict[str, Any]) -> dict[str, Any]:
+def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The score test, between the run's own levels or those of the command line, and the parts of the evaluation."""
-    own = question.run.config["score_test"]
-    ends = {end: config[end] if config[end] is not None else own[end] for end in _ENDS}
+    ends = {end: config[end] if config[end] is not None else run.config["score_test"][end] for end in _ENDS}
     arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
     node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", "num_points": 10000, **arguments}
-    given = {"distribution": question.run.distribution, "schedule": question.run.schedule}
+    given = {"distribution": run.distribution, "schedule": run.schedule}
     builder = Builder({**config, **ends, "score_test": node}, given=given)
     parts = {name: builder.build(f"evaluation.{name}") for name in config["evaluation"]}
     parts["score_test"] = builder.build("score_test")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import BLUE, GREEN, GREY, ORANGE, VERMILION, new_figure, number, numpy, sigma_axis, styled
+from .style import BLUE, GREEN, GREY, ORANGE, VERMILION, log_axis, new_figure, number, numpy, styled
 
 COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 COLUMNS = 3
@@ -78,8 +78,8 @@ def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str,
     for (name, values), color in zip(distances.items(), COLORS, strict=False):
         axes.plot(steps, numpy(values), "o-", color=color, label=name, zorder=3)
     axes.plot(steps, numpy(floors), color=GREY, label="draws of $p_\\sigma$")
-    sigma_axis(axes, np.concatenate([numpy(values) for values in (floors, *distances.values())]), which="y")
-    axes.set_ylabel(r"sliced $W_2$ to $p_\sigma$ (data units)")
+    drawn = np.concatenate([numpy(values) for values in (floors, *distances.values())])
+    log_axis(axes, drawn, r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
     labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
     axes.set_xticks(shown, labels)

@@ -144,8 +144,13 @@ def number(value: float) -> str:
 
 
 def sigma_axis(axes: Axes, sigmas: Array, *, which: Literal["x", "y"] = "x") -> None:
-    """Make an axis logarithmic in σ, with plain numbers (0.01, 0.1, 1) as labels, and name it."""
-    finite = sigmas[np.isfinite(sigmas) & (sigmas > 0)]
+    """Make an axis logarithmic in σ, and name it."""
+    log_axis(axes, sigmas, "$\\sigma$ (data units)", which=which)
+
+
+def log_axis(axes: Axes, values: Array, label: str, *, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic around some values, with plain numbers (0.01, 0.1, 1) as its marks."""
+    finite = values[np.isfinite(values) & (values > 0)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.1, 1.0)
     margin = (high / low) ** 0.04 if high / low > 4 else 1.3
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -155,4 +160,4 @@ def sigma_axis(axes: Axes, sigmas: Array, *, which: Literal["x", "y"] = "x") -> 
     axis.set_major_locator(LogLocator(subs=tuple(float(sub) for sub in subs)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-    axis.set_label_text("$\\sigma$ (data units)")
+    axis.set_label_text(label)
