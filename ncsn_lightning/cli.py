@@ -70,13 +70,20 @@ def _train(cfg: DictConfig) -> float | str:
         config = compose()
         if (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
             _check_same(folder, config)
-            summary = read_summary(folder)
-            if summary.get("status") == "finished":
-                log.info("finished before; all that it left is in %s", folder)
-                return float(summary["metrics"].get("score_error", "nan"))
+            if (error := _finished_before(folder)) is not None:
+                return error
         from . import jobs
 
         return jobs.go_on(config, overrides=overrides)
+
+
+def _finished_before(folder: Path) -> float | None:
+    """The score error of the finished run in a folder; None where it has not finished."""
+    summary = read_summary(folder)
+    if summary.get("status") != "finished":
+        return None
+    log.info("finished before; all that it left is in %s", folder)
+    return float(summary["metrics"].get("score_error", "nan"))
 
 
 def _check_same(folder: Path, config: dict[str, Any]) -> None:
@@ -111,6 +118,8 @@ def _resume(arguments: list[str]) -> None:
         handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
         as_hydra = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
         logging.basicConfig(level=logging.INFO, format=as_hydra, handlers=handlers)
+        if _finished_before(folder) is not None:
+            return
         from . import jobs
 
         jobs.resume(folder, trust=packages(given.get("trust", "")))

@@ -11,6 +11,7 @@ $\mathrm{DSM}(\sigma) = \mathbb E\|s_\theta - s\|^2 + D/\sigma^2 - \mathbb E\|s\
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -102,8 +103,12 @@ class StableTarget(Objective):
     def __init__(self, *, distribution: Distribution, num_references: Count = 256, pool_size: Count = 2**19) -> None:
         self.distribution = distribution
         self.num_references, self.pool_size = num_references, pool_size
-        x = distribution.typical_points[:1024].float().cpu()
-        self._distances = torch.pdist(x, p=float("inf")).sort().values
+
+    @cached_property
+    def _distances(self) -> Float[Tensor, "pairs"]:
+        """How far typical points lie apart along the axis that parts them more, in data units, ascending."""
+        x = self.distribution.typical_points[:1024].float().cpu()
+        return torch.pdist(x, p=float("inf")).sort().values
 
     def target(
         self,

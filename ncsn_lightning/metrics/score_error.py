@@ -2,6 +2,7 @@ r"""How wrong a score is at each noise level, against the exact one."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,6 @@ class ScoreTest(nn.Module):
     x: Float[Tensor, "levels points 2"]
     sigmas: Float[Tensor, "levels"]
     noise: Float[Tensor, "levels points 2"]
-    exact: Float[Tensor, "levels points 2"]
 
     @strict
     def __init__(
@@ -83,17 +83,20 @@ class ScoreTest(nn.Module):
         sigmas = Geometric(sigma_min=sigma_min, sigma_max=sigma_max, num_levels=num_levels).sigmas
         clean = distribution.sample(num_points, generator=generator)
         noise = torch.randn(num_levels, num_points, 2, generator=generator)
-        sigma = sigmas.unsqueeze(-1)
-        x = clean + column(sigma, clean) * noise
         self.register_buffer("sigmas", sigmas)
         self.register_buffer("noise", noise)
-        self.register_buffer("x", x)
-        self.register_buffer("exact", distribution.score(x, sigma))
+        self.register_buffer("x", clean + column(sigmas.unsqueeze(-1), clean) * noise)
+        self._truth = distribution.score
+
+    @cached_property
+    def _exact(self) -> Float[Tensor, "levels points 2"]:
+        """The exact scores, found when first asked for: a job of a sweep is built once only to be checked."""
+        return self._truth(self.x.cpu(), self.sigmas.cpu().unsqueeze(-1))
 
     @torch.no_grad()
     def forward(self, score: Score) -> ScoreErrors:
         """Test a score at all levels."""
-        sigma = self.sigmas.unsqueeze(-1)
+        exact, sigma = self._exact.to(self.x), self.sigmas.unsqueeze(-1)
         denoising = -self.noise / column(sigma, self.noise)
         predicted = torch.stack([score(x, s) for x, s in zip(self.x, self.sigmas, strict=True)])
 
@@ -102,10 +105,10 @@ class ScoreTest(nn.Module):
 
         return ScoreErrors(
             self.sigmas,
-            error=mean_square(predicted - self.exact),
-            norm=mean_square(self.exact),
+            error=mean_square(predicted - exact),
+            norm=mean_square(exact),
             loss=mean_square(predicted - denoising),
-            minimum=mean_square(self.exact - denoising),
+            minimum=mean_square(exact - denoising),
         )
 
 

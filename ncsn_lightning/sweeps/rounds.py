@@ -44,5 +44,5 @@ def grid(jobs: list[Planned], conductor: Conductor, record: Record, *, retry_fai
         record(jobs)
         yield names
 
-    opening = f"{len(jobs)} jobs, {len(jobs) - len(names)} done before"
+    opening = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}, {len(jobs) - len(names)} done before"
     return Rounds(opening, [conductor.jobs[name] for name in names], len(jobs), once())
