@@ -35,6 +35,11 @@ class Schedule(nn.Module, ABC):
         super().__init__()
         self.register_buffer("sigmas", sigmas.to(torch.float32))
 
+    @property
+    def ends(self) -> dict[str, float]:
+        """`sigma_min` and `sigma_max`: what another ladder between the same levels is made with."""
+        return {"sigma_min": float(self.sigmas[-1]), "sigma_max": float(self.sigmas[0])}
+
 
 def _check_order(sigma_min: float, sigma_max: float) -> None:
     if sigma_min >= sigma_max:

@@ -17,8 +17,9 @@ def test_ladders_decrease(schedule):
 
 @pytest.mark.parametrize("kind", [Geometric, Linear, Karras])
 def test_ladders_reach_both_ends(kind):
-    sigmas = kind(**RANGE).sigmas
-    torch.testing.assert_close(sigmas[[0, -1]], torch.tensor([2.0, 0.01]))
+    schedule = kind(**RANGE)
+    torch.testing.assert_close(schedule.sigmas[[0, -1]], torch.tensor([2.0, 0.01]))
+    torch.testing.assert_close(kind(**schedule.ends, num_levels=3).sigmas[[0, -1]], torch.tensor([2.0, 0.01]))
 
 
 def test_geometric_is_the_primers_formula():

@@ -16,7 +16,7 @@ from ..distributions import Distribution
 from ..metrics import SampleTest, sliced_wasserstein2
 from ..randomness import keyed_generator
 from ..samplers import Heun, Sampler
-from ..schedules import Karras
+from ..schedules import Karras, Schedule
 from ..scores import Score
 
 NEAR_EXACT_LEVELS = 64
@@ -32,36 +32,36 @@ class Chains:
     Attributes:
         sampler: walks.
         target: what its chains should follow.
-        sigmas: the ladder, in data units.
+        schedule: the ladder.
         n: chains of a walk.
     """
 
     sampler: Sampler
     target: Distribution
-    sigmas: Float[Tensor, "levels"]
+    schedule: Schedule
     n: int
 
     @property
     def near_exact(self) -> Chains:
         """The same between the same ends, by a sampler of nearly no error: what is wrong then is the score's."""
-        ladder = Karras(sigma_min=float(self.sigmas[-1]), sigma_max=float(self.sigmas[0]), num_levels=NEAR_EXACT_LEVELS)
-        return replace(self, sampler=Heun(prior="moment_matched"), sigmas=ladder.sigmas)
+        ladder = Karras(**self.schedule.ends, num_levels=NEAR_EXACT_LEVELS)
+        return replace(self, sampler=Heun(prior="moment_matched"), schedule=ladder)
 
     def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
         """Where the chains end."""
-        *_, last = self.sampler.walk(score, self.target, self.sigmas, n=self.n, seed=seed)
+        *_, last = self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
         return last
 
     def distances(self, score: Score, seed: int) -> Float[Tensor, "states"]:
         """Sliced W₂ (data units) of every state of a walk from p_σ at the level that it has reached."""
-        states = self.sampler.walk(score, self.target, self.sigmas, n=self.n, seed=seed)
-        levels = self.sampler.reached(self.sigmas)
+        states = self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
+        levels = self.sampler.reached(self.schedule.sigmas)
         pairs = zip(states, levels, strict=True)
         return torch.tensor([self._distance(state, float(level), seed) for state, level in pairs])
 
     def floors(self, seed: int) -> Float[Tensor, "states"]:
         """What as many draws of each p_σ would have for distances."""
-        levels = self.sampler.reached(self.sigmas).tolist()
+        levels = self.sampler.reached(self.schedule.sigmas).tolist()
         return torch.tensor([self._distance(self._truth(level, "floor", seed), level, seed) for level in levels])
 
     def _distance(self, state: Float[Tensor, "n 2"], level: float, seed: int) -> float:

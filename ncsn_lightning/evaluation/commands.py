@@ -96,7 +96,7 @@ def _distances(question: Question) -> dict[str, list[float]]:
     chains, seed = question.chains, question.seed
     scores = {"truth": question.exact, **({} if question.score is question.exact else {"network": question.score})}
     return {
-        "sigma": chains.sampler.reached(chains.sigmas).tolist(),
+        "sigma": chains.sampler.reached(chains.schedule.sigmas).tolist(),
         **{name: chains.distances(score, seed).tolist() for name, score in scores.items()},
         "floor": chains.floors(seed).tolist(),
     }

@@ -83,9 +83,9 @@ class Question:
         node = self.builder.config.get("schedule")
         if node is None:
             return run.schedule
-        for end, index in (("sigma_min", -1), ("sigma_max", 0)):
+        for end, sigma in run.schedule.ends.items():
             if node.get(end) == "auto":
-                node[end] = float(run.schedule.sigmas[index])
+                node[end] = sigma
         return self.builder.build("schedule", Schedule)
 
     def _sampler(self) -> Any:
@@ -107,7 +107,7 @@ class Question:
     @property
     def chains(self) -> Chains:
         """Those of the question's sampler on its ladder."""
-        return Chains(self.sampler, self.run.distribution, self.schedule.sigmas, n=self.n)
+        return Chains(self.sampler, self.run.distribution, self.schedule, n=self.n)
 
 
 def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:

@@ -37,7 +37,6 @@ def reproduce(lab: Lab) -> list[str]:
 
 def measure(folder: Path, *, exact: bool) -> dict[str, list[float]]:
     """Every metric of samples by Heun, 36 levels from the matched Gaussian."""
-    sigmas = load_run(folder).schedule.sigmas
-    ladder = Karras(sigma_min=float(sigmas[-1]), sigma_max=float(sigmas[0]), num_levels=LEVELS)
+    ladder = Karras(**load_run(folder).schedule.ends, num_levels=LEVELS)
     heun = Heun(denoise=True, prior="moment_matched")
     return samples_of(folder, METRICS, n=N, sampler=heun, schedule=ladder, exact=exact)

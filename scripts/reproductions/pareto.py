@@ -34,7 +34,6 @@ from ncsn_lightning import (
 from ncsn_lightning.plotting import CostQuality, plot_cost_quality
 from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.report.metrics import plus_minus
-from ncsn_lightning.runs import Run
 from ncsn_lightning.sweeps.folder import Job
 from reproductions.common import Counted, divergence, samples_of
 
@@ -91,7 +90,7 @@ def curve(folder: Path, name: str, *, exact: bool) -> dict[str, Any]:
     run = load_run(folder)
     test = SampleTest(distribution=run.distribution, metrics={"distance": SlicedWasserstein2()})
     points = []
-    for sampler, schedule in plans(name, ends(run)):
+    for sampler, schedule in plans(name, run.schedule.ends):
         try:
             sampler.check(schedule.sigmas)
         except ValueError:
@@ -103,11 +102,6 @@ def curve(folder: Path, name: str, *, exact: bool) -> dict[str, Any]:
         measured = test.compute()["distance"]
         points.append((score.calls, measured.value))
     return {"points": points, "floor": (measured.floor, measured.deviation)}
-
-
-def ends(run: Run) -> dict[str, float]:
-    """Of a run's ladder."""
-    return {"sigma_min": float(run.schedule.sigmas[-1]), "sigma_max": float(run.schedule.sigmas[0])}
 
 
 def plans(name: str, ends: dict[str, float]) -> Iterator[tuple[Sampler, Schedule]]:
@@ -180,6 +174,6 @@ def energy(
     folder: Path, sampler: Sampler, ladder: type[Geometric] | type[Karras], levels: int, exact: bool
 ) -> list[float]:
     """Mean energy distance of blocks of a walk, and what draws of the truth have."""
-    schedule = ladder(**ends(load_run(folder)), num_levels=levels)
+    schedule = ladder(**load_run(folder).schedule.ends, num_levels=levels)
     metrics = {"energy": EnergyDistance(num_points=N)}
     return samples_of(folder, metrics, n=BLOCKS * N, sampler=sampler, schedule=schedule, exact=exact)["energy"]

@@ -80,8 +80,7 @@ def steps(lab: Lab, jobs: list[Job]) -> list[str]:
 
 def annealed(folder: Path, levels: int, ratio: float | str, *, exact: bool) -> float:
     """Energy distance after a thousand evaluations on so many levels."""
-    sigmas = load_run(folder).schedule.sigmas
-    ladder = Geometric(sigma_min=float(sigmas[-1]), sigma_max=float(sigmas[0]), num_levels=levels)
+    ladder = Geometric(**load_run(folder).schedule.ends, num_levels=levels)
     sampler = AnnealedLangevin(step_ratio=ratio, steps_per_level=EVALUATIONS // levels, denoise=True)
     measured = samples_of(folder, METRICS, n=N, sampler=sampler, schedule=ladder, exact=exact)
     return measured["energy distance"][0]
