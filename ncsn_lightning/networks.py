@@ -81,7 +81,19 @@ class Network(nn.Module, ABC):
     """A backbone from points and noise levels to two numbers a point."""
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch 2"]: ...
+    def forward(
+        self,
+        x: Float[Tensor, "*batch 2"],
+        sigma: Float[Tensor, "*#batch"],
+        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
+    ) -> Float[Tensor, "*batch 2"]:
+        """F at noisy points.
+
+        Args:
+            x: points.
+            sigma: their levels, in data units.
+            scale: what points in data units were multiplied by to give `x`, whose noise has the deviation scale · σ.
+        """
 
 
 class MLP(Network):
@@ -103,7 +115,12 @@ class MLP(Network):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch 2"]:
+    def forward(
+        self,
+        x: Float[Tensor, "*batch 2"],
+        sigma: Float[Tensor, "*#batch"],
+        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
+    ) -> Float[Tensor, "*batch 2"]:
         of_x, of_level = self.first.weight.split([2, self.first.in_features - 2], dim=1)
         level = F.linear(self.embed(sigma), of_level, self.first.bias)
         h = F.linear(x, of_x, level) if level.dim() == 1 else F.linear(x, of_x) + level
@@ -118,12 +135,15 @@ class FiLM(Network):
     r"""A perceptron on Fourier features of x, every layer scaled and shifted by functions of σ.
 
     $$h_{k+1} = \mathrm{silu}\bigl((W_k h_k + b_k)(1 + \gamma_k(\sigma)) + \beta_k(\sigma)\bigr), \qquad
-    h_0 = [x, \cos\omega x, \sin\omega x]$$
+    h_0 = [x, w \cos\omega x, w \sin\omega x], \qquad w = e^{-\|\omega\|^2 \varsigma^2 / 2}$$
 
     γ, β and the output start at zero. The frequencies are ω = f n with n ~ N(0, I) and magnitudes f spread evenly in
-    ln f, so that one network sees a board's cells and a tree's twigs. Sources: FiLM: Visual Reasoning with a General
+    ln f, so that one network sees a board's cells and a tree's twigs. Of a wave finer than the deviation ς of the noise
+    in x only its mean over that noise is left, as of p_σ itself: else the finest waves, which the lowest levels need,
+    roughen the score at all others, and most of all its divergence. Sources: FiLM: Visual Reasoning with a General
     Conditioning Layer, Perez et al., 2018; Fourier Features Let Networks Learn High Frequency Functions in Low
-    Dimensional Domains, Tancik et al., 2020.
+    Dimensional Domains, Tancik et al., 2020; Mip-NeRF: A Multiscale Representation for Anti-Aliasing Neural Radiance
+    Fields, Barron et al., 2021 (integrated positional encoding).
 
     Args:
         embedding: features of σ.
@@ -157,10 +177,16 @@ class FiLM(Network):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch 2"]:
+    def forward(
+        self,
+        x: Float[Tensor, "*batch 2"],
+        sigma: Float[Tensor, "*#batch"],
+        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
+    ) -> Float[Tensor, "*batch 2"]:
         film = self.film(self.embed(sigma)).split([layer.out_features for layer in self.layers for _ in range(2)], -1)
         phase = F.linear(x, self.omega)
-        h = torch.cat([x, phase.cos(), phase.sin()], dim=-1)
+        left = (-(scale * sigma.unsqueeze(-1)).square() * self.omega.square().sum(-1) / 2).exp()
+        h = torch.cat([x, left * phase.cos(), left * phase.sin()], dim=-1)
         for layer, gamma, beta in zip(self.layers, film[::2], film[1::2], strict=True):
             h = _silu(torch.addcmul(beta, layer(h), 1 + gamma))
         return self.last(h)

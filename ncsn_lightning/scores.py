@@ -139,7 +139,7 @@ class Unconditional(ScoreModel):
         super().__init__(network)
 
     def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
-        return self.network(x, torch.ones_like(sigma[..., 0])) / sigma
+        return self.network(x, torch.ones_like(sigma[..., 0]), scale=0.0) / sigma
 
 
 class _UnitVariance(ScoreModel):
@@ -174,7 +174,7 @@ class _UnitVariance(ScoreModel):
         level = (sigma.square() + self.blur.square()).sqrt()
         u = c_in * x
         sigma_q = (self.sigma_data.square() - self.blur.square()).sqrt()
-        return c_in, u, sigma_q / level * self.network(u, level.squeeze(-1))
+        return c_in, u, sigma_q / level * self.network(u, level.squeeze(-1), c_in)
 
 
 class Preconditioned(_UnitVariance):

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -73,6 +74,20 @@ def test_the_primers_network_is_a_perceptron_on_the_concatenation(generator):
     torch.testing.assert_close(network(x, sigma), network.last(h))
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_of_the_waves_of_x_their_mean_over_the_noise_is_left(scale, generator):
+    """By Gauss–Hermite quadrature of what the first layer sees without noise, at x + scale · σ z."""
+    network, seen = film(), []
+    network.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x, sigma = torch.randn(5, 2, generator=generator), torch.tensor(0.4)
+    nodes, weights = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(40))
+    z = torch.cartesian_prod(nodes, nodes).float()
+    network((x.unsqueeze(1) + scale * sigma * z).float(), sigma, scale=0.0)
+    network(x, sigma, scale=scale)
+    density = torch.outer(weights, weights).flatten() / (2 * math.pi)
+    torch.testing.assert_close(seen[1], torch.einsum("j,ijk->ik", density.float(), seen[0]), rtol=0, atol=1e-5)
+
+
 def test_sinusoidal_embedding_is_the_primers():
     sigma = torch.tensor([0.3, 2.0])
     omega = [10000 ** (-k / 31) for k in range(32)]
@@ -122,7 +137,9 @@ def test_karras_is_the_score_of_its_denoiser(generator):
     score = trained_looking(build(Preconditioned, film())).double()
     x, sigma, data = torch.randn(6, 2, generator=generator).double(), 0.2, 0.7
     total = math.hypot(sigma, data)
-    denoised = data**2 / total**2 * x + sigma * data / total * score.network(x / total, torch.tensor(sigma).double())
+    denoised = data**2 / total**2 * x + sigma * data / total * score.network(
+        x / total, torch.tensor(sigma).double(), 1 / total
+    )
     torch.testing.assert_close(score(x, sigma), (denoised - x) / sigma**2, rtol=1e-5, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from ncsn_lightning.distributions import Distribution
 from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.sweeps.folder import Job
 
-N, DRAWS = 10_000, 4
+N = 10_000
 TARGETS = {
     "eight_gaussians": ("distribution=eight_gaussians", "distribution.radius=5", "distribution.std=1"),
     "moons": ("distribution=moons",),
@@ -48,19 +48,19 @@ def column(lab: Lab, target: str, overrides: tuple[str, ...]) -> tuple[str, ...]
     """The cells of one target: ours, the two kinds of draws, and how far ours lies above the truth's in the mean."""
     jobs = lab.train(target, "experiment=table2", "compile=true", *overrides, SEEDS)
     found = list(lab.measure({job.hash: partial(distance, job.folder) for job in jobs}).values())
-    redrawn, truth = (drawn(lab, target, jobs, kind) for kind in (memory, floor))
+    redrawn, truth = drawn(lab, target, jobs, memory, draws=2), drawn(lab, target, jobs, floor, draws=4)
     above = f"{mean(found) / mean(truth) - 1:+.0%} ± {error(found, truth):.0%}"
     return spread(found), spread(redrawn), spread(truth), above
 
 
-def drawn(lab: Lab, target: str, jobs: list[Job], kind: Callable[[Path, int], float]) -> list[float]:
-    """W₂ of `DRAWS` draws of a kind from the test points of every seed."""
-    draws = {
+def drawn(lab: Lab, target: str, jobs: list[Job], kind: Callable[[Path, int], float], *, draws: int) -> list[float]:
+    """W₂ of so many draws of a kind from the test points of every seed."""
+    tasks = {
         f"{target}_{kind.__name__}_{job.overrides['seed']}_{draw}": partial(kind, job.folder, draw)
         for job in jobs
-        for draw in range(DRAWS)
+        for draw in range(draws)
     }
-    return list(lab.measure(draws).values())
+    return list(lab.measure(tasks).values())
 
 
 def error(found: list[float], truth: list[float]) -> float:
