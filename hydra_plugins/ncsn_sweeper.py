@@ -50,20 +50,29 @@ class ResumingSweeper(Sweeper):
 
 def _report(folder: Path) -> None:
     """Write the table and the page of a sweep that ended; what is in the way of that changes nothing about its end."""
+    from ncsn_lightning.errors import one_line
     from ncsn_lightning.report import write_report
     from ncsn_lightning.sweeps.folder import read_sweep
 
+    if not (folder / "sweep.json").is_file():  # stopped before that was written
+        return
     try:
         print(f"report: {write_report(read_sweep(folder))}", flush=True)
     except OSError as error:
         place = error.filename2 or error.filename or folder
         log.warning("no report: %s cannot be written (%s); later: ncsn-report %s", place, error.strerror, folder)
+    except Exception as error:
+        log.warning("no report: %s; later: ncsn-report %s", one_line(error), folder)
 
 
 def _publish(folder: Path) -> None:
-    """Write the W&B run of a sweep whose jobs have theirs."""
+    """Write the W&B run of a sweep whose jobs have theirs; what is in the way of that changes nothing about its end."""
+    from ncsn_lightning.errors import one_line
     from ncsn_lightning.report.wandb_run import log_sweep
     from ncsn_lightning.sweeps.folder import read_sweep
 
-    for line in log_sweep(read_sweep(folder)):
-        print(line, flush=True)
+    try:
+        for line in log_sweep(read_sweep(folder)):
+            print(line, flush=True)
+    except Exception as error:
+        log.warning("no run of the sweep in W&B: %s", one_line(error))

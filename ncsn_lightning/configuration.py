@@ -30,6 +30,10 @@ A thread or a device more may round a sum differently, as another machine may; p
 all the same, for they are chosen. Whatever is not listed counts, a callback of one's own too."""
 
 
+FILES = ("distribution.path",)
+"""Keys that name files whose contents are part of a result."""
+
+
 def _per_level(budget: int, *, _root_: DictConfig) -> int:
     """`${per_level:1000}`: how many of so many evaluations a level of the ladder may have."""
     return round(budget / int(_root_.schedule.num_levels))
@@ -82,12 +86,23 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
 def config_hash(config: dict[str, Any]) -> str:
     """Ten letters and digits that name everything in a plain configuration that can change the result.
 
-    Automatic values count as `auto`: they follow from the target, which counts. The first is always a letter, for Hydra
-    and spreadsheets take `9066e21528` for a number.
+    Automatic values count as `auto`: they follow from the target, which counts, and so does the content of its file.
+    The first is always a letter, for Hydra and spreadsheets take `9066e21528` for a number.
     """
-    text = json.dumps(_results_only(config, ""), sort_keys=True, default=str)
+    contents = {key: digest for key in FILES if (digest := _digest(config, key))}
+    text = json.dumps({**_results_only(config, ""), **contents}, sort_keys=True, default=str)
     digits = hashlib.sha256(text.encode()).hexdigest()[:10]
     return digits[0].translate(str.maketrans("0123456789", "ghijklmnop")) + digits[1:]
+
+
+def _digest(config: dict[str, Any], key: str) -> str | None:
+    """Of the content of the file that a key names; None where it names none."""
+    group, _, name = key.partition(".")
+    path = (config.get(group) or {}).get(name)
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+    except (OSError, TypeError):  # about which the distribution has more to say
+        return None
 
 
 def can_change_result(key: str) -> bool:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _log(path: Path) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
         for name in STEP_CURVES:
-            if row.get("step") and row.get(name):
+            with suppress(KeyError, ValueError, TypeError, OverflowError):  # most rows have not all; a damaged one none
                 curves.setdefault(name, []).append((int(float(row["step"])), float(row[name])))
     return curves
 

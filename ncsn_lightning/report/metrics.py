@@ -43,7 +43,15 @@ def names(jobs: Iterable[Job]) -> list[str]:
 def by_level(job: Job, name: str) -> dict[float, float]:
     """A metric that a finished job measured at every noise level: σ to value; empty where it did not."""
     values = job.metrics.get(f"{name}_per_level") if job.state == "finished" else None
-    return {float(sigma): float(value) for sigma, value in (values or {}).items() if _is_number(value)}
+    pairs = values.items() if isinstance(values, dict) else ()
+    return {float(sigma): float(value) for sigma, value in pairs if _is_level(sigma) and _is_number(value)}
+
+
+def _is_level(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,14 @@ from hydra.plugins.launcher import Launcher
 from ..errors import one_line
 from . import stopping
 from .folder import Job, State, read_job
-from .job import ELSEWHERE
+from .job import ELSEWHERE, RETRY, speak_for
 from .lease import holder
 from .planning import Planned
 
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""How often a job is begun by one command if its processes are killed."""
+"""How often one command begins a job whose processes are killed before they save anything further."""
 
 ENDED: tuple[State, ...] = ("finished", "failed", "diverged")
 
@@ -65,10 +66,10 @@ class Conductor:
         """
         for name in names:
             if self.read(name).state in (*ENDED[1:], "preempted"):  # of an earlier command
-                (self.folder / name / "summary.json").unlink(missing_ok=True)
+                (self.folder / name / RETRY).touch()
         names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
         died: Counter[str] = Counter()
-        while names := [name for name in names if self.read(name).state not in ENDED]:
+        while names := [name for name in names if self._left(name)]:
             free = [name for name in names if self.read(name).state != "running"]
             settled = self._launch(free, died) if free else set()
             stopping.check()
@@ -78,20 +79,42 @@ class Conductor:
     def _launch(self, names: list[str], died: Counter[str]) -> set[str]:
         """Launch jobs, and return those that need no more of this command."""
         before = {name: self._begun(name) for name in names}
+        saved = {name: self._saved(name) for name in names}
         try:
             returns = self.launcher.launch([self._line(name) for name in names], initial_job_idx=0)
         except Exception as error:
             begun = [name for name in names if self._begun(name) > before[name]]
             if not begun:
                 raise
-            died.update(name for name in begun if self.read(name).state == "interrupted")
+            # When one of joblib's processes is killed all are, so what another job saved since counts for it.
+            dead = [name for name in begun if self.read(name).state == "interrupted"]
+            died.update(name for name in dead if self._saved(name) == saved[name])
             log.warning("the launcher gave up (%s); what is left is launched anew", one_line(error).partition(". ")[0])
-            return {name for name in begun if self.read(name).summary or died[name] == TRIES}
+            return {name for name in begun if self._has_spoken(name) or died[name] == TRIES}
         answers = dict(zip(names, returns, strict=True))
         for name, answer in answers.items():
-            if answer.status == JobStatus.FAILED and not self.read(name).summary:  # before it could say so itself
-                log.error("%s: %s", self.folder / name, one_line(answer._return_value))
+            if answer.status == JobStatus.FAILED and self._begun(name) == before[name] and not stopping.asked():
+                reason = answer._return_value
+                log.error("%s: %s", self.folder / name, one_line(reason))
+                text = "".join(traceback.format_exception(reason))
+                speak_for(
+                    self.folder / name, status="failed", error=text, wall_time=0.0, overrides=self.jobs[name].line
+                )
         return {name for name, answer in answers.items() if not _elsewhere(answer)}
+
+    def _left(self, name: str) -> bool:
+        """Whether a job has yet to end, or to be tried again."""
+        state = self.read(name).state
+        return state != "finished" and not (state in ENDED and self._has_spoken(name))
+
+    def _has_spoken(self, name: str) -> bool:
+        """Whether a job has left a last word, and not before it is to be tried again."""
+        return bool(self.read(name).summary) and not (self.folder / name / RETRY).exists()
+
+    def _saved(self, name: str) -> float:
+        """When a job saved itself last; 0 if it never did."""
+        checkpoints = (self.folder / name / "checkpoints").glob("*.ckpt")
+        return max((path.stat().st_mtime for path in checkpoints), default=0.0)
 
     def _begun(self, name: str) -> int:
         """How often a job was begun, by anyone."""

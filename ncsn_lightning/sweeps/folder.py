@@ -141,7 +141,7 @@ def read_job(sweep: Path, name: str, *, overrides: dict[str, str], fixed: list[s
     folder = sweep / name
     held, summary = holder(folder), read_summary(folder)
     state: State
-    if held and held.lives():
+    if held and held.lives(folder / "lease"):
         state = "running"
     elif summary:
         state = summary["status"]

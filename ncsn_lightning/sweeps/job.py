@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import FULL, log_error, log_files, one_line
-from ..results import read_summary, write_summary
+from ..results import Status, read_summary, write_summary
 from . import stopping
 from .folder import read_plan
 from .lease import BEAT, STALE, Lease, batch, holder, take
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 ELSEWHERE = "elsewhere"
 """The result of a job that another process trains, or has ended since the sweep began."""
 
+
+RETRY = "retry"
+"""A file in the folder of a job that did not finish and is to go on: its last word stands until it does."""
 
 TAG = 64
 """The longest tag that W&B takes."""
@@ -57,7 +60,8 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
         _quieten()
     with stopping.listening():
         try:
-            stopping.check()
+            if stopping.parent_stops(folder.parent):
+                raise stopping.Stopped
             result = _run(compose, overrides, folder)
             stopping.check()
             return result
@@ -85,7 +89,8 @@ def named(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _ended(folder: Path) -> bool:
-    return read_summary(folder).get("status") in ("finished", "failed", "diverged")
+    status = read_summary(folder).get("status")
+    return status == "finished" or (status in ("failed", "diverged") and not (folder / RETRY).exists())
 
 
 def _quieten() -> None:
@@ -123,7 +128,7 @@ def _first_task_trains(folder: Path) -> bool:
     deadline = time.monotonic() + 2 * STALE
     while time.monotonic() < deadline and not _ended(folder):
         held = holder(folder)
-        if held and held.batch == batch() and held.lives():
+        if held and held.batch == batch() and held.lives(folder / "lease"):
             return True
         time.sleep(0.1)
     return False
@@ -133,7 +138,8 @@ def _first_task_trains(folder: Path) -> bool:
 def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[None]:
     """Whatever ends the job: its summary, its traceback in its log, and one line."""
     started = time.perf_counter()
-    (folder / "summary.json").unlink(missing_ok=True)
+    for name in ("summary.json", RETRY):
+        (folder / name).unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:
@@ -143,16 +149,12 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
         if isinstance(error, SystemExit):  # submitit has requeued this job
             raise
         stopped = isinstance(error, stopping.Stopped | KeyboardInterrupt)
-        summary = read_summary(folder) or _write(
+        summary = read_summary(folder) or speak_for(
             folder,
             status="preempted" if stopped else "failed",
             error=traceback.format_exc(),
-            seed=None,
-            steps=0,
             wall_time=time.perf_counter() - started,
-            metrics={},
             overrides=overrides,
-            config_hash=folder.name,
         )
         if stopped or summary["status"] == "preempted":
             stopping.note()
@@ -163,12 +165,16 @@ def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[Non
         raise JobFailed(reason) from error
 
 
-def _write(folder: Path, **summary: Any) -> dict[str, Any]:
+def speak_for(
+    folder: Path, *, status: Status, error: str, wall_time: float, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Write the summary of a job that ended before it could."""
+    facts: dict[str, Any] = {"seed": None, "steps": 0, "wall_time": wall_time, "metrics": {}, "overrides": [*overrides]}
     try:
-        write_summary(folder, **summary)
-    except OSError as error:  # a full disk, say: the job then counts as interrupted
-        log.error("%s", one_line(error))
-    return summary
+        write_summary(folder, status=status, error=error, **facts, config_hash=folder.name)
+    except OSError as full:  # a full disk, say: the job then counts as interrupted
+        log.error("%s", one_line(full))
+    return {"status": status, "error": error}
 
 
 def _reason(error: BaseException, folder: Path) -> str:

@@ -53,11 +53,11 @@ class Holder:
     pids: str = ""
     batch: str = ""
 
-    def lives(self, now: float | None = None) -> bool:
-        """Whether it still trains, by the clock `now` (default: this machine's)."""
-        if self.is_here() and not _alive(self.pid):
+    def lives(self, places: Path) -> bool:
+        """Whether it still trains, by the clock of the file system on which its lease lies."""
+        if not self.beat or (self.is_here() and not _alive(self.pid)):
             return False
-        return (time.time() if now is None else now) - self.beat < STALE
+        return _clock(places) - self.beat < STALE
 
     def is_here(self) -> bool:
         """Whether its process number can be asked for on this machine."""
@@ -107,7 +107,7 @@ def take(folder: Path) -> Lease | None:
     places.mkdir(parents=True, exist_ok=True)
     while True:
         last = holder(folder)
-        if last and last.lives(_clock(places)):
+        if last and last.lives(places):
             return None
         path = _path(places, last.number + 1 if last else 1)
         try:
@@ -159,8 +159,8 @@ def _myself() -> dict[str, Any]:
 
 
 def _pids() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
+    try:  # the first space of a machine has the same number on every other
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # no Linux
         return ""
 
@@ -176,7 +176,10 @@ def _alive(pid: int) -> bool:
 
 
 def _clock(places: Path) -> float:
-    """The time by the clock that the leases are stamped with."""
+    """The time by the clock that the leases are stamped with; this machine's where one may not write."""
     path = places / ".clock"
-    path.touch()
-    return path.stat().st_mtime
+    try:
+        path.touch()
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()

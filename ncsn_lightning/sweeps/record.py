@@ -65,8 +65,9 @@ def _joined(old: dict[str, Any], jobs: list[Planned], planner: Planner, command:
         for key in factors:
             if key not in line and key[0] not in "+~":
                 line[key] = f"{key}={planner.value(list(line.values()), key)}"
-    commands = [] if len(lines) == len(jobs) else [text for text in old["command"].split("; ") if text != command]
-    parted = {name: _parted(line, factors) for name, line in lines.items()}
+    every = {name: _parted(line, factors) for name, line in lines.items()}
+    parted = _without_namesakes(every, {job.hash for job in jobs})
+    commands = [] if len(parted) == len(jobs) else [text for text in old["command"].split("; ") if text != command]
     values = {key: dict.fromkeys(job["overrides"].get(key) for job in parted.values()) for key in factors}
     return {
         "command": "; ".join([*commands, command]),
@@ -77,7 +78,20 @@ def _joined(old: dict[str, Any], jobs: list[Planned], planner: Planner, command:
     }
 
 
+def _without_namesakes(jobs: dict[str, Any], ours: set[str]) -> dict[str, Any]:
+    """Without those that say the same as one of ours, and yet are others: they were composed of other defaults."""
+
+    def said(name: str) -> str:
+        return json.dumps([jobs[name]["overrides"], sorted(jobs[name]["fixed"])], sort_keys=True)
+
+    by_us = set(map(said, ours))
+    return {name: job for name, job in jobs.items() if name in ours or said(name) not in by_us}
+
+
 def _warn_of_a_mixture(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if gone := old.get("jobs", {}).keys() - new["jobs"].keys():
+        text = "%s: %d jobs of the same words had other defaults; they are left out, and their folders stay"
+        log.warning(text, folder, len(gone))
     for what in ("revision", "versions"):
         if old and old[what] != new[what]:
             log.warning("%s: begun with another %s; what is finished stays, and the report names both", folder, what)

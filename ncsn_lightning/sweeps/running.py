@@ -121,7 +121,8 @@ def run_sweep(
     try:
         with (
             stopping.listening(patient=where in CHILDREN),
-            View(conductor, total=rounds.total, console=console, look=_pass_on) as view,
+            stopping.word_for_children(folder) as leave_word,
+            View(conductor, total=rounds.total, console=console, look=partial(_pass_on, leave_word)) as view,
         ):
             for names in rounds.names:
                 conductor.run(names)
@@ -213,9 +214,10 @@ def _command() -> str:
     return shlex.join([*(["python"] if program.endswith(".py") else []), name, *arguments])
 
 
-def _pass_on(jobs: list[Job]) -> None:
+def _pass_on(leave_word: Callable[[], None], jobs: list[Job]) -> None:
     """Tell the child processes that train that the sweep is being stopped; when all have saved, stop it."""
     if stopping.asked():
+        leave_word()
         held = [holder(job.folder) for job in jobs if job.state == "running"]
         stopping.tell([one for one in held if one])
 

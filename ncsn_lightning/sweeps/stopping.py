@@ -2,7 +2,8 @@
 
 While a job trains, `ncsn_lightning.preemption` listens, and answers at the end of a block of steps. At any other time
 nothing would be lost, and the handler here raises `Stopped` at once. Where the jobs train in child processes (joblib),
-the sweep tells them, and waits until they have saved.
+the sweep tells them, leaves word in its folder for those that are between two jobs, and waits until they have saved. A
+SIGTERM to one of them alone stops the job that it trains, and no other.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -54,8 +56,7 @@ def listening(*, patient: bool = False) -> Iterator[None]:
     if _signals.active:
         yield
         return
-    _signals.active, _signals.patient, _signals.interrupted = True, patient, False
-    _signals.asked = _signals.asked and in_child()  # a child that was asked starts no further job
+    _signals.active, _signals.patient, _signals.interrupted, _signals.asked = True, patient, False, False
     answers: dict[int, Any] = {
         signal.SIGTERM: _signals.terminate,
         signal.SIGINT: signal.SIG_IGN if in_child() else _signals.interrupt,  # a terminal's Ctrl-C reaches all
@@ -66,7 +67,7 @@ def listening(*, patient: bool = False) -> Iterator[None]:
     finally:
         _signals.active = False
         if in_child():
-            _signals.patient = True  # between two jobs a signal is noted for the next one
+            _signals.patient = True  # between two jobs a signal stops nothing
         else:
             for number, answer in before.items():
                 signal.signal(number, answer)
@@ -97,6 +98,27 @@ def is_orphan() -> bool:
 def note() -> None:
     """Count as asked, as somebody was who listened in this one's place."""
     _signals.asked = True
+
+
+@contextmanager
+def word_for_children(folder: Path) -> Iterator[Callable[[], None]]:
+    """What leaves word in a sweep's folder that this process stops it, which its children read before every job."""
+    word = _word(folder, os.getpid())
+    word.unlink(missing_ok=True)  # of a process that had this number before
+    try:
+        yield word.touch
+    finally:
+        word.unlink(missing_ok=True)
+
+
+def parent_stops(folder: Path) -> bool:
+    """Whether the process that made this one has left word in the sweep's folder."""
+    parent: Any = multiprocessing.parent_process()
+    return parent is not None and _word(folder, parent.pid).exists()
+
+
+def _word(folder: Path, pid: int) -> Path:
+    return folder / f".stopping-{pid}"
 
 
 def tell(holders: list[Holder]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -19,6 +20,8 @@ from rich.text import Text
 
 from .conductor import Conductor
 from .folder import Job
+
+log = logging.getLogger(__name__)
 
 SECONDS = 1.0
 """Between two looks at the folder."""
@@ -66,7 +69,10 @@ class View:
 
     def _watch(self) -> None:
         while not self._ended.wait(SECONDS):
-            self.update()
+            try:
+                self.update()
+            except OSError as error:  # of a file server that is away, perhaps only for now
+                log.warning("%s: not to be read (%s)", error.filename, error.strerror)
 
     def update(self) -> None:
         """Look at once."""

@@ -67,8 +67,8 @@ def test_a_job_is_kept_let_go_and_taken_again(tmp_path):
         assert take(tmp_path) is None
         held = holder(tmp_path)
         assert (held.number, held.pid, held.parent, held.is_here()) == (1, os.getpid(), os.getppid(), True)
-        assert held.lives()
-    assert not holder(tmp_path).lives()
+        assert held.lives(tmp_path / "lease")
+    assert not holder(tmp_path).lives(tmp_path / "lease")
     assert holder(tmp_path).beat == 0
     with take(tmp_path):
         assert holder(tmp_path).number == 2
@@ -96,8 +96,15 @@ def test_a_process_number_means_nothing_on_another_machine(tmp_path):
     leave(tmp_path, pid=2**22 + 1)
     assert take(tmp_path) is None
     here = leases._myself()
-    assert not Holder(1, time.time(), **{**here, "pid": 2**22 + 1}).lives()
-    assert Holder(1, time.time(), **{**here, "pid": 2**22 + 1, "pids": "another"}).lives()
+    assert not Holder(1, time.time(), **{**here, "pid": 2**22 + 1}).lives(tmp_path)
+    assert Holder(1, time.time(), **{**here, "pid": 2**22 + 1, "pids": "another"}).lives(tmp_path)
+
+
+def test_signs_of_life_are_read_by_the_file_system_s_clock(tmp_path, monkeypatch):
+    leave(tmp_path)
+    for now in (0.0, 4e9):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert holder(tmp_path).lives(tmp_path / "lease")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"colour": "red"}'])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,32 @@ def test_a_mixture_of_revisions_is_warned_of(planner, tmp_path, monkeypatch, cap
         monkeypatch.setattr(record, "revision", lambda: "another")
         note(tmp_path, planner("seed=0"), command="one")
     assert "begun with another revision" in caplog.text
+
+
+def test_jobs_of_other_defaults_are_not_mixed_with_those_of_the_same_words(planner, tmp_path, caplog):
+    jobs = planner("seed=0,1")
+    before = [replace(job, hash=f"before{job.config['seed']}") for job in jobs[1]]
+    note(tmp_path, (jobs[0], before), command="one")
+    note(tmp_path, planner("seed=2"), command="two")
+    with caplog.at_level(logging.WARNING):
+        plan = note(tmp_path, jobs, command="one")
+    assert sorted(job["overrides"]["seed"] for job in plan["jobs"].values()) == ["0", "1", "2"]
+    assert {job.hash for job in jobs[1]} <= plan["jobs"].keys()
+    assert "2 jobs of the same words had other defaults; they are left out, and their folders stay" in caplog.text
+
+
+def test_a_job_is_named_by_the_content_of_its_file(planner, tmp_path):
+    path = tmp_path / "points.csv"
+
+    def name():
+        (job,) = planner("distribution=points", f"distribution.path={path}")[1]
+        return job.hash
+
+    path.write_text("0,0\n1,1\n")
+    first = name()
+    assert name() == first
+    path.write_text("0,0\n1,2\n")
+    assert name() != first
 
 
 def test_a_damaged_sweep_is_not_overwritten(planner, tmp_path):

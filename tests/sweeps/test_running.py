@@ -232,6 +232,25 @@ def test_joblib_trains_in_children_that_save_when_the_sweep_is_stopped_and_may_b
     assert "finished" not in states(sweep).values()
 
 
+def test_a_signal_to_one_child_stops_its_job_alone(sweep, tmp_path):
+    children = ["seed=range(4)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_steps=2000"]
+    process = start(*children, cwd=tmp_path)
+    wait_for(lambda: len(checkpoints(sweep)) == 2, process)
+    asked = next(job.folder for job in read_sweep(sweep).jobs if job.state == "running")
+    os.kill(holder(asked).pid, signal.SIGTERM)
+    code, _, errors = end(process)
+    assert (code, errors[-1].partition(";")[0]) == (1, "1 of 4 jobs did not finish (1 preempted)")
+    assert sorted(states(sweep).values()) == ["finished", "finished", "finished", "preempted"]
+    assert not list(sweep.glob(".stopping-*"))
+
+
+def test_a_full_disk_before_anything_is_noted_is_the_one_thing_said(sweep, tmp_path):
+    process = start("seed=0,1", *LONG, cwd=tmp_path)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (300, 300))
+    code, _, errors = end(process)
+    assert (code, errors) == (1, [f"{sweep}: File too large; make room, then the same command goes on"])
+
+
 def test_a_full_disk_fails_a_job_and_the_next_command_goes_on(sweep, tmp_path):
     process = start("seed=0,1", *LONG, cwd=tmp_path)
     wait_for(lambda: checkpoints(sweep), process)
