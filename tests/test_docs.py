@@ -61,13 +61,19 @@ def test_broken_links_are_found(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/mathematics.md", "docs/extending.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/mathematics.md", "docs/extending.md", "docs/sweeps.md", "docs/cluster.md"]
+)
 def test_files_and_tests_that_are_named_exist(page):
     named = NAMED.findall((ROOT / page).read_text())
     assert named
     for file, test in named:
         assert (ROOT / file).exists(), file
         assert not test or f"\ndef {test}(" in (ROOT / file).read_text(), test
+
+
+def test_the_sweep_that_is_shown_is_the_file():
+    assert (ROOT / "conf/sweep/targets.yaml").read_text() in (ROOT / "docs/sweeps.md").read_text()
 
 
 def test_the_readme_names_every_option():

@@ -1,5 +1,6 @@
 """Sweeps and single jobs on a real Slurm of two nodes, disturbed in every way that a cluster knows."""
 
+import csv
 import json
 import os
 import re
@@ -100,6 +101,13 @@ class Sweep:
         return self.process.returncode, output
 
 
+def reported(folder):
+    """The states of the jobs in the report, which is a page and a table."""
+    assert "<title>tried" in (folder / "report.html").read_text()
+    with open(folder / "sweep.csv", newline="") as file:
+        return sorted(row["state"] for row in csv.DictReader(file))
+
+
 @pytest.fixture
 def sweep(cluster, tmp_path):
     """Starts a sweep's command; none outlives its test."""
@@ -144,6 +152,7 @@ def test_a_sweep_ends_as_an_undisturbed_one_whatever_happens_to_its_jobs(cluster
     status, output = command.end()
     assert status == 1
     assert output.splitlines()[-1].startswith("1 of 6 jobs did not finish (1 preempted)")
+    assert reported(command.folder) == ["finished"] * 5 + ["preempted"]
     jobs = command.jobs()
     warned, cancelled, killed = (jobs[str(LONG), seed] for seed in "012")
     assert re.search(r"the launcher gave up .*job \d+_\d+ of Slurm", output)
@@ -154,6 +163,7 @@ def test_a_sweep_ends_as_an_undisturbed_one_whatever_happens_to_its_jobs(cluster
     submitted = len(cluster.jobs())
     status, output = sweep(*factors).end()
     assert (status, len(cluster.jobs())) == (0, submitted + 1), output
+    assert reported(command.folder) == ["finished"] * 6
     local(tmp_path, "-m", *factors, "sweep_name=undisturbed")
     for folder in jobs.values():
         assert_same_end(folder, tmp_path / "outputs/sweeps/undisturbed" / folder.name)
