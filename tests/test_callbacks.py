@@ -84,6 +84,17 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
 
 
+def test_a_sampler_that_finds_no_way_loses_no_run(configure, tmp_path, caplog):
+    stiff = ["sampler=adaptive_ode", "sampler.max_evaluations=5", "callbacks.figures.every_n_steps=50"]
+    jobs.fit(jobs.build(configure(*stiff), overrides=[]))
+    assert caplog.text.count("no samples: sampler.rtol=") == 2  # half-way, and at the end
+    assert "raise the tolerances or max_evaluations" in caplog.text
+    assert summary(tmp_path)["status"] == "finished"
+    assert summary(tmp_path)["metrics"]["score_error_gradient"] > 0
+    assert {p.stem for p in (tmp_path / "run/figures").iterdir()} >= {"score_field", "score_error", "schedule"}
+    assert not (tmp_path / "run/samples.npz").exists()
+
+
 def test_the_score_is_measured_once_at_each_validation_and_no_more_at_the_end(configure, monkeypatch, tmp_path):
     measure, calls = ScoreTest.forward, []
     monkeypatch.setattr(ScoreTest, "forward", lambda test, score: calls.append(score) or measure(test, score))

@@ -250,6 +250,13 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     ]
 
 
+def test_too_few_points_are_refused_before_any_work(run, command, tmp_path, capsys):
+    (line,) = command("evaluate", f"run={run}", "n=3")
+    assert line == "n=3: too few finite samples for coverage_gap; draw at least 6"
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def ceiling(tmp_path_factory):
     """The folder of a run of the same recipe on exact targets."""

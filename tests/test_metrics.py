@@ -11,6 +11,7 @@ from ncsn_lightning import (
     EnergyDistance,
     GridGaussians,
     ModeWeights,
+    OffSupport,
     SampleTest,
     ScoreTest,
     SlicedWasserstein2,
@@ -27,7 +28,7 @@ from ncsn_lightning import (
     wasserstein2,
 )
 from ncsn_lightning.likelihood import Estimate
-from ncsn_lightning.metrics import kernels
+from ncsn_lightning.metrics import kernels, median_distance
 from ncsn_lightning.metrics.regions import cell_masses, grid_of
 
 RANGE = {"sigma_min": 0.05, "sigma_max": 5.0, "num_levels": 4, "num_points": 4096}
@@ -245,6 +246,21 @@ def test_a_metric_says_how_many_points_it_needs():
     test.update(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]))
     with pytest.raises(ValueError, match=r"n=1: too few finite samples for coverage_gap; draw at least 6"):
         test.compute()
+
+
+def test_the_median_distance_is_that_of_different_points():
+    """Of two point masses, .8 and .2, most pairs coincide; with noise none does."""
+    target = TwoGaussians(std=0.0)
+    apart = float(torch.dist(*target.means))
+    assert median_distance(target) == pytest.approx(apart, rel=1e-5)
+    noisy = torch.pdist(target.noisy_points(1.0)[:1024].double()).median()
+    assert median_distance(target, 1.0) == pytest.approx(float(noisy), rel=1e-6)
+
+
+def test_a_board_has_places_off_its_support_and_gaussians_have_none():
+    metrics = {"off_support": OffSupport()}
+    assert SampleTest(distribution=Checkerboard(), metrics=metrics).metrics
+    assert not SampleTest(distribution=EightGaussians(), metrics=metrics).metrics
 
 
 def test_curl_of_a_gradient_is_zero_and_of_a_rotation_one():

@@ -23,7 +23,7 @@ from ..metrics import SampleTest, by_level, off_support
 from ..module import NCSN
 from ..objectives import Objective, squared_error
 from ..randomness import keyed_generator
-from ..samplers import Sampler
+from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
 from ..weightings import Learned
 from .score_error import ScoreError
@@ -81,29 +81,34 @@ class SamplesAndFigures(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         assert isinstance(pl_module, NCSN)
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero:
-            samples = self._walk(pl_module)[-1]
-            self._publish(trainer, "samples", plotting.plot_samples(self.distribution, samples))
+        due = step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero
+        if due and (states := self._walk(pl_module)):
+            self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, NCSN)
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
-        states = self._walk(pl_module)
-        samples = states[-1]
-        pl_module.results["sampling_time"] = time.perf_counter() - started
-        pl_module.results["off_support"] = off_support(self.distribution, samples)
-        pl_module.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
-        self._measure(pl_module, samples)
+        if states := self._walk(pl_module):
+            pl_module.results["sampling_time"] = time.perf_counter() - started
+            self._keep(trainer, pl_module, states)
+        for name, figure in self._figures(pl_module):
+            self._publish(trainer, name, figure)
+
+    def _keep(self, trainer: L.Trainer, module: NCSN, states: list[Tensor]) -> None:
+        """Measure samples, save them, and draw them and how they came about."""
+        samples, levels = states[-1], self.sampler.reached(self.schedule.sigmas)
+        module.results["off_support"] = off_support(self.distribution, samples)
+        module.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
+        self._measure(module, samples)
         truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
         with replacing(self.folder / "samples.npz") as path:
             np.savez(path, x=samples.numpy(), truth=truth.float().numpy())
         for logger in trainer.loggers:
             log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
-        for name, figure in self._figures(pl_module, states):
-            self._publish(trainer, name, figure)
-        levels = self.sampler.reached(self.schedule.sigmas)
+        self._publish(trainer, "samples", plotting.plot_samples(self.distribution, samples))
+        self._publish(trainer, "filmstrip", plotting.plot_filmstrip(self.distribution, states, levels))
         self._publish(trainer, "annealing", plotting.animate_annealing(self.distribution, states, levels))
 
     def _measure(self, module: NCSN, samples: Tensor) -> None:
@@ -115,28 +120,28 @@ class SamplesAndFigures(L.Callback):
         except ValueError as error:
             log.warning("samples not measured: %s", error)
             return
+        log.info("samples: %s", ", ".join(f"{name} {metric}" for name, metric in measured.items()))
         module.results.update({name: metric.value for name, metric in measured.items()})
         module.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
 
     def _walk(self, module: NCSN) -> list[Tensor]:
-        """The prior's draw and the state after every level, `[n, 2]` each."""
+        """The prior's draw and the state after every level, `[n, 2]` each; none where the sampler finds no way."""
         sigmas = self.schedule.sigmas.to(module.device)
         walk = self.sampler.walk(module.score, self.distribution, sigmas, n=self.num_samples, seed=self.seed)
-        return [state.cpu() for state in walk]
+        try:
+            return [state.cpu() for state in walk]
+        except NotSolvedError as error:  # no reason to lose a run
+            log.warning("no samples: %s", error)
+            return []
 
-    def _figures(self, module: NCSN, states: list[Tensor]) -> Iterator[tuple[str, Figure]]:
+    def _figures(self, module: NCSN) -> Iterator[tuple[str, Figure]]:
         score, errors = copy.deepcopy(module.score).cpu(), self.score_error.errors(module)
-        yield "samples", plotting.plot_samples(self.distribution, states[-1])
         chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
         yield "score_field", plotting.plot_score_field(self.distribution, score, chosen.cpu())
         yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
         shares = self.score_split.shares(module)
         yield "score_split", plotting.plot_score_split(shares.sigmas, shares.gradient, shares.divergence_free)
         yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
-        yield (
-            "filmstrip",
-            plotting.plot_filmstrip(self.distribution, states, self.sampler.reached(self.schedule.sigmas)),
-        )
         yield "schedule", self._schedule_figure(module)
         if isinstance(module.loss.weighting, Learned):
             u, optimum = self._learned_weighting(copy.deepcopy(module).cpu())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -41,11 +40,15 @@ class Chains:
     schedule: Schedule
     n: int
 
-    @property
-    def near_exact(self) -> Chains:
-        """The same between the same ends, by a sampler of nearly no error: what is wrong then is the score's."""
-        ladder = Karras(**self.schedule.ends, num_levels=NEAR_EXACT_LEVELS)
-        return replace(self, sampler=Heun(prior="moment_matched"), schedule=ladder)
+    def near_exact(self, sigma: float) -> Chains:
+        """The same down to a level, by a sampler of nearly no error: what is wrong then is the score's.
+
+        Args:
+            sigma: where the chains should end, in data units; 0 for the target itself, by denoising at the last level.
+        """
+        ends = {**self.schedule.ends, **({"sigma_min": sigma} if sigma else {})}
+        heun = Heun(prior="moment_matched", denoise=not sigma)
+        return replace(self, sampler=heun, schedule=Karras(**ends, num_levels=NEAR_EXACT_LEVELS))
 
     def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
         """Where the chains end."""
@@ -105,7 +108,7 @@ def shares(test: SampleTest, chains: Chains, score: Score, seeds: Sequence[int])
         walks.append(test.compute())
     found = {}
     for name, measured in walks[0].items():
-        values = [walk[name].value for walk in walks]
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        found[name] = Share(statistics.fmean(values), error, measured.floor, measured.deviation, measured.num_points)
+        values = torch.tensor([walk[name].value for walk in walks], dtype=torch.float64)
+        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        found[name] = Share(float(values.mean()), error, measured.floor, measured.deviation, measured.num_points)
     return found

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from .. import plotting
 from ..building import Builder
 from ..files import replacing
 from ..likelihood import Estimate
-from ..metrics import ScoreTest, curl
+from ..metrics import SampleTest, ScoreTest, curl
 from ..runs import Run
 from ..scores import Score, ScoreModel
 from .chains import Chains, Share, shares
@@ -61,7 +62,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         numbers["ceiling_score_error_per_level"] = parts["score_test"](question.ceiling.score).per_level
     if "samples" in parts:
         seeds = range(question.seed, question.seed + config["num_seeds"])
-        pairs = _pairs(question)
+        pairs = _pairs(question, parts["samples"].sigma)
         numbers["samples"] = {
             name: shares(parts["samples"], chains, score, seeds) for name, (score, chains) in pairs.items()
         }
@@ -79,9 +80,9 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def _pairs(question: Question) -> dict[str, tuple[Score, Chains]]:
-    """Scores under samplers: the sampler's share, the network's, its capacity's, and the total."""
-    this, near_exact = question.chains, question.chains.near_exact
+def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:
+    """Scores under samplers, down to a level: the sampler's share, the network's, its capacity's, and the total."""
+    this, near_exact = question.chains, question.chains.near_exact(sigma)
     pairs: dict[str, tuple[Score, Chains]] = {"truth, this sampler": (question.exact, this)}
     if question.score is not question.exact:
         pairs["network, near-exact sampler"] = question.score, near_exact
@@ -122,12 +123,17 @@ def _figures(question: Question, numbers: dict[str, Any], parts: dict[str, Any])
 def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The score test, between the run's own levels or those of the command line, and the parts of the evaluation."""
     ends = {end: config[end] if config[end] is not None else run.config["score_test"][end] for end in _ENDS}
+    if samples := config["evaluation"].get("samples"):
+        own = OmegaConf.select(OmegaConf.create(run.config), "evaluation.samples.sigma", default=0.0)
+        samples["sigma"] = own if samples["sigma"] is None else samples["sigma"]
     arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
     node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", "num_points": 10000, **arguments}
     given = {"distribution": run.distribution, "schedule": run.schedule}
     builder = Builder({**config, **ends, "score_test": node}, given=given)
     parts = {name: builder.build(f"evaluation.{name}") for name in config["evaluation"]}
     parts["score_test"] = builder.build("score_test")
+    if isinstance(parts.get("samples"), SampleTest):
+        builder.attempt("", lambda: parts["samples"].check(config["n"]))
     builder.check()
     return parts
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ..building import Builder
-from ..configuration import packages
+from ..configuration import config_hash, packages
 from ..objectives import Exact
 from ..runs import Run, load_run
 from ..samplers import Sampler
 from ..schedules import Schedule
 from ..scores import ExactScore, Score
 from .chains import Chains
+
+RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer", "data", "module", "trainer")
+"""What of a configuration decides how well a network can learn its targets."""
 
 
 class Question:
@@ -66,16 +69,16 @@ class Question:
         ceiling = self._run("ceiling", config)
         if ceiling is None:
             return None
-        for key, ours, theirs in (
-            ("distribution", self.run.config["distribution"], ceiling.config["distribution"]),
-            ("network", self.run.config["network"], ceiling.config["network"]),
-            ("objective", f"{Exact.__module__}.Exact", ceiling.config["objective"]["_target_"]),
-        ):
-            if ours != theirs:
-                self.builder.refuse(
-                    f"ceiling={config['ceiling']}: its {key} is another; give the run's own recipe, trained with "
-                    "objective=exact"
-                )
+        others = [
+            key for key in RECIPE if config_hash({key: self.run.config[key]}) != config_hash({key: ceiling.config[key]})
+        ]
+        if ceiling.config["objective"]["_target_"] != f"{Exact.__module__}.Exact":
+            others.append("objective")
+        if others:
+            self.builder.refuse(
+                f"ceiling={config['ceiling']}: its {', '.join(others)} is another; give the run's own recipe, trained "
+                "with objective=exact"
+            )
         return ceiling
 
     def _schedule(self, run: Run) -> Any:

@@ -62,9 +62,10 @@ def squared_mmd(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"], *, bandwidths:
     return _squared_discrepancy(kernel, x, y)
 
 
-def median_distance(target: Distribution) -> float:
-    """The median distance between two points of the target, in data units, from its fixed sample."""
-    return float(torch.pdist(target.typical_points[:1024].double()).median())
+def median_distance(target: Distribution, sigma: float = 0.0) -> float:
+    """The median distance between two different points of p_σ, in data units, from a fixed sample."""
+    distances = torch.pdist(target.noisy_points(sigma)[:1024].double())
+    return float(distances[distances > 0].median())
 
 
 class EnergyDistance(SampleMetric):
@@ -96,5 +97,5 @@ class SquaredMMD(SampleMetric):
         self.bandwidths = bandwidths or [0.1, 0.3, 1.0]
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
-        median = median_distance(truth.target)
+        median = median_distance(truth.target, truth.sigma)
         return squared_mmd(samples, truth.points, bandwidths=[b * median for b in self.bandwidths])

@@ -45,11 +45,17 @@ def coverage(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"], *, neighbours: in
 class OffSupport(SampleMetric):
     """The share of the samples where the noise-free target has no density, see `off_support`.
 
+    It means something where there is such a place.
+
     Args:
         num_points: see `SampleMetric`.
     """
 
     least = 1
+
+    def applies(self, target: Distribution) -> bool:
+        far = target.mean + 1000 * target.diameter
+        return not math.isfinite(float(target.log_prob(far, 0.0)))
 
     @strict
     def __init__(self, *, num_points: Count | None = None) -> None:

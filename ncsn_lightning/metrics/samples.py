@@ -131,12 +131,19 @@ class SampleTest(Metric):
             ValueError: there are too few of them for a metric.
         """
         samples = torch.cat(list(self.samples)).to(self.distribution.mean.device)
+        self.check(len(samples))
         return {name: self._measure(name, metric, samples) for name, metric in self.metrics.items()}
+
+    def check(self, n: int) -> None:
+        """Raise ValueError where `n` samples are too few for a metric."""
+        blocks = {name: min(metric.num_points or n, n) for name, metric in self.metrics.items()}
+        least = {name: self.metrics[name].least for name, block in blocks.items() if block < self.metrics[name].least}
+        if least:
+            names, most = ", ".join(least), max(least.values())
+            raise ValueError(f"n={n}: too few finite samples for {names}; draw at least {most}")
 
     def _measure(self, name: str, metric: SampleMetric, samples: Tensor) -> Measured:
         n = min(metric.num_points or len(samples), len(samples))
-        if n < metric.least:
-            raise ValueError(f"n={n}: too few finite samples for {name}; draw at least {metric.least}")
         blocks = samples[: len(samples) // n * n].split(n)[: self.repeats]
         values = torch.tensor([metric(block, self._truth(n, index)) for index, block in enumerate(blocks)])
         floor = self._floor(name, metric, n)

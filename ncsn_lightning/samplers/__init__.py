@@ -3,7 +3,7 @@
 from .base import Chain, Prior, Sampler, Stepper
 from .langevin import AnnealedLangevin, Langevin
 from .metropolis import MALA
-from .ode import AdaptiveODE, Euler, Heun, Multistep
+from .ode import AdaptiveODE, Euler, Heun, Multistep, NotSolvedError
 from .reverse import Ancestral, ConsistentAnnealed, PredictorCorrector, StochasticHeun
 from .underdamped import UnderdampedLangevin
 
@@ -18,6 +18,7 @@ __all__ = [
     "Heun",
     "Langevin",
     "Multistep",
+    "NotSolvedError",
     "PredictorCorrector",
     "Prior",
     "Sampler",

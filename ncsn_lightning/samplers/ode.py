@@ -23,6 +23,10 @@ from ..scores import Score
 from .base import Prior, Sampler, Stepper
 
 
+class NotSolvedError(ValueError):
+    """The ODE cannot be solved as asked; the message says where, and what to change."""
+
+
 class Euler(Stepper):
     r"""First order: $x \leftarrow x + \sigma_i (\sigma_i - \sigma_{i+1})\, s(x, \sigma_i)$. One evaluation a step.
 
@@ -197,7 +201,7 @@ class AdaptiveODE(Sampler):
         """Solve at once, then yield.
 
         Raises:
-            RuntimeError: the tolerance cannot be kept, or not within `max_evaluations`.
+            NotSolvedError: the tolerance cannot be kept, or not within `max_evaluations`.
         """
         if len(sigmas) > 1:
             _, *states = self._solve(score, x, sigmas)
@@ -223,7 +227,7 @@ class AdaptiveODE(Sampler):
         try:
             return odeint(drift, x, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
         except AssertionError as error:
-            raise RuntimeError(
+            raise NotSolvedError(
                 f"sampler.rtol={self.rtol:g} and atol={self.atol:g} cannot be kept at σ={float(sigma):.3g} "
                 f"({error}); raise the tolerances or max_evaluations"
             ) from error
