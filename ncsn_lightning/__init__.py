@@ -23,8 +23,8 @@ _HOMES = {
     "likelihood": "DormandPrince Likelihood RungeKutta cross_entropy",
     "metrics": (
         "CoverageGap DensityTV EnergyDistance ModeWeights OffSupport SampleMetric SampleTest ScoreErrors ScoreSplit "
-        "ScoreTest SlicedWasserstein2 SquaredMMD Wasserstein2 coverage curl energy_distance off_support "
-        "sliced_wasserstein2 squared_mmd total_variation wasserstein2"
+        "ScoreTest SlicedWasserstein2 SquaredMMD Wasserstein2 WithinModes coverage curl energy_distance off_support "
+        "sliced_wasserstein2 squared_mmd total_variation wasserstein2 within_modes"
     ),
     "data": "StreamingDataModule",
     "module": "NCSN",

@@ -84,6 +84,13 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
     assert report["metrics"]["off_support"] == pytest.approx(1 - float(inside))
 
 
+def test_ddpm_runs_as_the_schedule_and_sampler_that_it_is(configure, tmp_path):
+    ddpm = ["schedule=ddpm", "schedule.num_levels=20", "levels=ladder", "sampler=ancestral"]
+    jobs.fit(jobs.build(configure(*ddpm), overrides=[]))
+    assert np.isfinite(np.load(tmp_path / "run/samples.npz")["x"]).all()
+    assert summary(tmp_path)["status"] == "finished"
+
+
 def test_a_sampler_that_finds_no_way_loses_no_run(configure, tmp_path, caplog):
     stiff = ["sampler=adaptive_ode", "sampler.max_evaluations=5", "callbacks.figures.every_n_steps=50"]
     jobs.fit(jobs.build(configure(*stiff), overrides=[]))

@@ -159,6 +159,13 @@ class Modes(GaussianMixture):
         terms = torch.cat([self._terms(statistics)[1] for statistics in chunks])
         return terms / terms.sum(-1, keepdim=True)
 
+    def deviations_away(self, x: Float[Tensor, "n 2"], sigma: float = 0.0) -> Float64[Tensor, "n K"]:
+        """How far points are from each mode, in its own deviations (Mahalanobis); arguments as above."""
+        offset = x.double()[:, None] - self.means
+        along, across = (offset * self.directions).sum(-1), (offset * _rotate(self.directions)).sum(-1)
+        first, second = (self.deviations.square() + sigma**2).unbind(-1)
+        return (along.square() / first + across.square() / second).sqrt()
+
 
 def _coefficients(
     means: Float64[Tensor, "K 2"], weights: Float64[Tensor, "K"], directions: Float64[Tensor, "K 2"] | None

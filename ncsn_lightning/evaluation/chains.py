@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -50,16 +51,17 @@ class Chains:
         heun = Heun(prior="moment_matched", denoise=not sigma)
         return replace(self, sampler=heun, schedule=Karras(**ends, num_levels=NEAR_EXACT_LEVELS))
 
+    def states(self, score: Score, seed: int) -> list[Float[Tensor, "n 2"]]:
+        """The start and the state after every level, walked once."""
+        return _walked(self, score, seed)  # type: ignore[arg-type]  # objects hash as themselves
+
     def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
         """Where the chains end."""
-        *_, last = self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
-        return last
+        return self.states(score, seed)[-1]
 
     def distances(self, score: Score, seed: int) -> Float[Tensor, "states"]:
         """Sliced W₂ (data units) of every state of a walk from p_σ at the level that it has reached."""
-        states = self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
-        levels = self.sampler.reached(self.schedule.sigmas)
-        pairs = zip(states, levels, strict=True)
+        pairs = zip(self.states(score, seed), self.sampler.reached(self.schedule.sigmas), strict=True)
         return torch.tensor([self._distance(state, float(level), seed) for state, level in pairs])
 
     def floors(self, seed: int) -> Float[Tensor, "states"]:
@@ -72,6 +74,11 @@ class Chains:
 
     def _truth(self, level: float, purpose: str, seed: int) -> Float[Tensor, "n 2"]:
         return self.target.sample_noisy(self.n, level, generator=keyed_generator(seed, purpose))
+
+
+@lru_cache(maxsize=16)
+def _walked(chains: Chains, score: Score, seed: int) -> list[Float[Tensor, "n 2"]]:
+    return list(chains.sampler.walk(score, chains.target, chains.schedule.sigmas, n=chains.n, seed=seed))
 
 
 class Share(NamedTuple):

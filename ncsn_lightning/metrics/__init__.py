@@ -1,7 +1,17 @@
 """How wrong a score and its samples are, against the exact truth."""
 
 from .kernels import EnergyDistance, SquaredMMD, energy_distance, median_distance, squared_mmd
-from .regions import CoverageGap, DensityTV, ModeWeights, OffSupport, coverage, off_support, total_variation
+from .regions import (
+    CoverageGap,
+    DensityTV,
+    ModeWeights,
+    OffSupport,
+    WithinModes,
+    coverage,
+    off_support,
+    total_variation,
+    within_modes,
+)
 from .samples import Measured, SampleMetric, SampleTest, Truth
 from .score_error import ScoreErrors, ScoreTest, by_level, curl
 from .split import ScoreShares, ScoreSplit
@@ -24,6 +34,7 @@ __all__ = [
     "SquaredMMD",
     "Truth",
     "Wasserstein2",
+    "WithinModes",
     "by_level",
     "coverage",
     "curl",
@@ -34,4 +45,5 @@ __all__ = [
     "squared_mmd",
     "total_variation",
     "wasserstein2",
+    "within_modes",
 ]

@@ -108,6 +108,38 @@ class ModeWeights(SampleMetric):
         return total_variation(responsibilities.mean(0), truth.target.weights)
 
 
+def within_modes(target: Modes, samples: Float[Tensor, "n 2"], sigma: float = 0.0) -> float:
+    r"""Share of the samples within three deviations of a mode: $1 - e^{-9/2}$, 98.89 %, where modes lie apart.
+
+    More says that modes are drawn too narrow, less that samples lie between them.
+    """
+    return float((target.deviations_away(samples, sigma).amin(-1) <= 3).double().mean())
+
+
+class WithinModes(SampleMetric):
+    """The difference of the shares within three deviations of a mode, samples from truth, see `within_modes`.
+
+    Only for targets that have modes.
+
+    Args:
+        num_points: see `SampleMetric`.
+    """
+
+    least = 1
+
+    @strict
+    def __init__(self, *, num_points: Count | None = None) -> None:
+        super().__init__(num_points=num_points)
+
+    def applies(self, target: Distribution) -> bool:
+        return isinstance(target, Modes)
+
+    def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        assert isinstance(truth.target, Modes)
+        ours, theirs = (within_modes(truth.target, x, truth.sigma) for x in (samples, truth.points))
+        return abs(ours - theirs)
+
+
 class Grid(NamedTuple):
     """Square cells of side h from the corner (left, bottom), `shape` of them (columns, rows)."""
 
