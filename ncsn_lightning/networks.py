@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from .arguments import Count, Positive, strict
 
+NEGLIGIBLE = -30.0
+"""Of exp: what is smaller yet would end in denormal numbers, which slow everything that touches them."""
+
 Widths = Annotated[list[Count], Field(min_length=1)]
 EvenWidth = Annotated[int, Field(ge=4, multiple_of=2)]
 
@@ -185,7 +188,8 @@ class FiLM(Network):
     ) -> Float[Tensor, "*batch 2"]:
         film = self.film(self.embed(sigma)).split([layer.out_features for layer in self.layers for _ in range(2)], -1)
         phase = F.linear(x, self.omega)
-        left = (-(scale * sigma.unsqueeze(-1)).square() * self.omega.square().sum(-1) / 2).exp()
+        exponent = -(scale * sigma.unsqueeze(-1)).square() * self.omega.square().sum(-1) / 2
+        left = exponent.clamp(min=NEGLIGIBLE).exp()
         h = torch.cat([x, left * phase.cos(), left * phase.sin()], dim=-1)
         for layer, gamma, beta in zip(self.layers, film[::2], film[1::2], strict=True):
             h = _silu(torch.addcmul(beta, layer(h), 1 + gamma))
