@@ -21,6 +21,7 @@ from synthetic import GRIDS, make_sweep
 from ncsn_lightning.report import answer, write_report
 from ncsn_lightning.report.curves import step_curves
 from ncsn_lightning.report.figures import heat_map
+from ncsn_lightning.report.metrics import by_level
 from ncsn_lightning.report.payload import payload
 from ncsn_lightning.report.pictures import gallery
 from ncsn_lightning.report.write import duration, page
@@ -151,6 +152,20 @@ def test_curves_of_a_file_that_is_being_written(tmp_path):
     found = step_curves(sweep.jobs)["loss/train"]
     assert len(found["steps"]) <= 40
     np.testing.assert_allclose(np.array(found["rows"][0]) * 50, found["steps"], rtol=5e-3)
+
+
+def test_numbers_that_cannot_be_read_are_left_out(tmp_path):
+    """Of a log and of a summary, whatever has befallen them; the page is written all the same."""
+    folder = make_sweep(tmp_path / "s", SMALL, samples=0)
+    first = read_sweep(folder).jobs[0].folder
+    (first / "metrics.csv").write_text("loss/train,step\n1.0,50\nabc,100\n2.0,none\n3.0,150\n")
+    summary = json.loads((first / "summary.json").read_text())
+    summary["metrics"]["score_error_per_level"] |= {"low": 0.5}
+    (first / "summary.json").write_text(json.dumps(summary))
+    jobs = read_sweep(folder).jobs
+    assert step_curves(jobs[:1]) == {"loss/train": {"steps": [50, 150], "rows": [[1.0, 3.0]]}}
+    assert all(isinstance(sigma, float) for sigma in by_level(jobs[0], "score_error"))
+    assert write_report(read_sweep(folder)).is_file()
 
 
 def test_pictures_share_the_frame_and_the_shades_of_their_truth(tmp_path):
