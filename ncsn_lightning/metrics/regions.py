@@ -82,7 +82,18 @@ class CoverageGap(SampleMetric):
         return 1 - coverage(samples, truth.points, neighbours=self.neighbours)
 
 
-class ModeWeights(SampleMetric):
+class _OfModes(SampleMetric):
+    """A metric for targets that have modes, and for no others."""
+
+    @strict
+    def __init__(self, *, num_points: Count | None = None) -> None:
+        super().__init__(num_points=num_points)
+
+    def applies(self, target: Distribution) -> bool:
+        return isinstance(target, Modes)
+
+
+class ModeWeights(_OfModes):
     r"""Total variation between the weights that samples give to the modes of a mixture and the exact ones.
 
     $$\tfrac12 \sum_k \Big|\frac1n \sum_i r_k(x_i) - w_k\Big|, \qquad
@@ -94,13 +105,6 @@ class ModeWeights(SampleMetric):
     Args:
         num_points: see `SampleMetric`.
     """
-
-    @strict
-    def __init__(self, *, num_points: Count | None = None) -> None:
-        super().__init__(num_points=num_points)
-
-    def applies(self, target: Distribution) -> bool:
-        return isinstance(target, Modes)
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
         assert isinstance(truth.target, Modes)
@@ -116,7 +120,7 @@ def within_modes(target: Modes, samples: Float[Tensor, "n 2"], sigma: float = 0.
     return float((target.deviations_away(samples, sigma).amin(-1) <= 3).double().mean())
 
 
-class WithinModes(SampleMetric):
+class WithinModes(_OfModes):
     """The difference of the shares within three deviations of a mode, samples from truth, see `within_modes`.
 
     Only for targets that have modes.
@@ -126,13 +130,6 @@ class WithinModes(SampleMetric):
     """
 
     least = 1
-
-    @strict
-    def __init__(self, *, num_points: Count | None = None) -> None:
-        super().__init__(num_points=num_points)
-
-    def applies(self, target: Distribution) -> bool:
-        return isinstance(target, Modes)
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
         assert isinstance(truth.target, Modes)

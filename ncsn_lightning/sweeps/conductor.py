@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from ..errors import one_line
 from . import stopping
 from .folder import Job, State, read_job
-from .job import ELSEWHERE, RETRY, speak_for
+from .job import ELSEWHERE, RETRY, has_ended, speak_for
 from .lease import holder
 from .planning import Planned
 
@@ -104,8 +104,7 @@ class Conductor:
 
     def _left(self, name: str) -> bool:
         """Whether a job has yet to end, or to be tried again."""
-        state = self.read(name).state
-        return state != "finished" and not (state in ENDED and self._has_spoken(name))
+        return self.read(name).state not in ENDED or not has_ended(self.folder / name)
 
     def _has_spoken(self, name: str) -> bool:
         """Whether a job has left a last word, and not before it is to be tried again."""

@@ -54,7 +54,7 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
         JobFailed: it did not finish.
         Stopped: someone stops the sweep; in a child process of it, that is a JobFailed too.
     """
-    if _ended(folder):
+    if has_ended(folder):
         return ELSEWHERE
     if not batch():
         _quieten()
@@ -88,7 +88,8 @@ def named(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _ended(folder: Path) -> bool:
+def has_ended(folder: Path) -> bool:
+    """Whether the last word about a job is that it finished, or that it did not and is not to be tried again."""
     status = read_summary(folder).get("status")
     return status == "finished" or (status in ("failed", "diverged") and not (folder / RETRY).exists())
 
@@ -106,7 +107,7 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
     if lease is None:
         return ELSEWHERE
     with lease, _noticing_the_parents_death():
-        if _ended(folder):  # since it was looked for
+        if has_ended(folder):  # since it was looked for
             return ELSEWHERE
         with _last_word(overrides, folder, lease):
             return _train(compose(), overrides, lease)
@@ -126,7 +127,7 @@ def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) ->
 def _first_task_trains(folder: Path) -> bool:
     """Whether the first task of this job of Slurm took the lease; waits until that is known."""
     deadline = time.monotonic() + 2 * STALE
-    while time.monotonic() < deadline and not _ended(folder):
+    while time.monotonic() < deadline and not has_ended(folder):
         held = holder(folder)
         if held and held.batch == batch() and held.lives(folder / "lease"):
             return True
