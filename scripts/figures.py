@@ -180,9 +180,9 @@ def filmstrip() -> Figure:
     return plot_filmstrip(target, [start, *walk], sampler.reached(sigmas))
 
 
-def samplers(prior: Prior, *, steps: int) -> dict[str, Sampler]:
+def samplers(prior: Prior, *, steps: int, denoise: bool = True) -> dict[str, Sampler]:
     """Every sampler by its option on the command line; of those that stay at a level, so many steps at each."""
-    kept = {"prior": prior, "denoise": True}
+    kept = {"prior": prior, "denoise": denoise}
     return {
         "langevin": Langevin(step=0.05, steps_per_level=10 * steps),
         "annealed_langevin": AnnealedLangevin(step_ratio=0.1, steps_per_level=steps, **kept),

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from page import save, totals, train
 
 from ncsn_lightning.files import replacing
+from ncsn_lightning.plotting import png
 from ncsn_lightning.report.metrics import plus_minus
 from ncsn_lightning.sweeps.folder import Job, Sweep
 
@@ -64,8 +65,15 @@ class Lab:
 
     def picture(self, figure: Figure, shows: str) -> str:
         """Save the reproduction's picture, and how Markdown shows it."""
-        path = self.docs / "images" / f"result_{self.name}.png"
-        save(figure, path)
+        return self._shown(png(figure), self.name, shows)
+
+    def copied(self, picture: Path, part: str, shows: str) -> str:
+        """The same of a picture that is drawn already, one of several."""
+        return self._shown(picture.read_bytes(), f"{self.name}_{part}", shows)
+
+    def _shown(self, content: bytes, name: str, shows: str) -> str:
+        path = self.docs / "images" / f"result_{name}.png"
+        save(content, path)
         return f"![{shows}](images/{path.name})"
 
     def totals(self) -> str:

@@ -12,10 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ncsn_lightning.files import replacing
-from ncsn_lightning.plotting import png
 from ncsn_lightning.report.write import duration
 from ncsn_lightning.sweeps.folder import Sweep, read_sweep
 
@@ -75,13 +72,12 @@ def publish(page: Path, name: str, content: str) -> None:
     print(f"{page}: {name}")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture.
+def save(content: bytes, path: Path) -> None:
+    """Write a picture's PNG.
 
     Raises:
         SystemExit: it is too large for the repository.
     """
-    content = png(figure)
     if len(content) >= MAX_BYTES:
         sys.exit(f"{path.name}: {len(content)} bytes; simplify it")
     with replacing(path) as temporary:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from lab import Lab
 from page import PAGE, publish
-from reproductions import edm2_toy, forty_gaussians, ncsn_toy, pareto, primer, table2, techniques
+from reproductions import edm2_toy, forty_gaussians, ncsn_toy, pareto, primer, table2, techniques, whose_fault
 
 REPRODUCTIONS = {
+    "whose_fault": whose_fault.reproduce,
     "ncsn_toy": ncsn_toy.reproduce,
     "primer": primer.reproduce,
     "forty_gaussians": forty_gaussians.reproduce,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from page import PAGE, publish, save, table_of, totals, train
 
+from ncsn_lightning.plotting import png
 from ncsn_lightning.report import Answer, answer
 from ncsn_lightning.report.comparison import Comparison
 from ncsn_lightning.report.figures import heat_map
@@ -98,7 +99,7 @@ def main() -> None:
         folder = Path(arguments.root) / "sweeps" / name
         sweep = train(folder, [f"sweep={name}", *place, *overrides], launcher=arguments.launcher)
         picture = arguments.page.parent / "images" / f"result_{name}.png"
-        save(RESULTS[name].draw(sweep), picture)
+        save(png(RESULTS[name].draw(sweep)), picture)
         content = section(sweep, RESULTS[name], f"images/{picture.name}")
         publish(arguments.page, name, content)
 

@@ -246,7 +246,7 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     assert value > 3 * error  # of a network that hardly trained
     assert "relative score error" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("numbers.json", "numbers_density.png", "numbers_distances.png", "numbers_shares.png")
+        *("numbers.json", "numbers_density.png", "numbers_distances.png", "numbers_shares.png", "numbers_split.png")
     ]
 
 

@@ -17,6 +17,7 @@ from ncsn_lightning import (
     Likelihood,
     Moons,
     Pinwheel,
+    Points,
     Rings,
     RungeKutta,
     SCurve,
@@ -26,9 +27,15 @@ from ncsn_lightning import (
     cross_entropy,
 )
 
+
+def spread_points():
+    """Points of one's own: 200 of two moons, each under a kernel."""
+    return Points(path=Moons().sample(200, generator=torch.Generator().manual_seed(0)), bandwidth=0.1)
+
+
 SMOOTH = [
     *(Circles, EightGaussians, FortyGaussians, FractalTree, GridGaussians, Moons, Pinwheel, Rings, SCurve, SwissRoll),
-    *(TwoGaussians, TwoSpirals),
+    *(TwoGaussians, TwoSpirals, spread_points),
 ]
 
 
@@ -48,6 +55,17 @@ def test_the_truth_gives_back_its_own_density(kind):
     x = target.noisy_points(measure.sigma_min)[:24].double()
     expected = target.log_prob(x, measure.sigma_min)
     torch.testing.assert_close(measure.log_prob(target.score, x), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [EightGaussians, spread_points])
+def test_a_field_that_carries_no_mass_leaves_the_density(kind):
+    """Of the score turned by a right angle, ∇·(p J∇log p) = 0: points move otherwise, their density is the target's."""
+    target, turn = kind(), torch.tensor([[1.0, 0.3], [-0.3, 1.0]], dtype=torch.float64)
+    measure = likelihood(target, DormandPrince(tolerance=1e-7))
+    x = target.noisy_points(measure.sigma_min)[:24].double()
+    expected = target.log_prob(x, measure.sigma_min)
+    found = measure.log_prob(lambda x, sigma: target.score(x, sigma) @ turn, x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_few_fixed_steps_are_enough_for_a_divergence():

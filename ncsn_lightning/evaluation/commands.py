@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from .. import plotting
 from ..building import Builder
 from ..files import replacing
-from ..likelihood import Estimate
-from ..metrics import SampleTest, ScoreTest, curl
+from ..likelihood import Estimate, Likelihood
+from ..metrics import SampleTest, ScoreShares, ScoreTest, curl
 from ..runs import Run
 from ..scores import Score, ScoreModel
 from .chains import Chains, Share, shares
@@ -57,7 +57,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     """
     question = Question(config, counts=("n", "num_seeds", "num_levels"), suffixes=(".json",))
     parts = _parts(question.run, config)
-    numbers = _score_numbers(question.score, parts)
+    split = parts["split"](question.score) if "split" in parts else None
+    numbers = _score_numbers(question.score, parts["score_test"], split)
     if question.ceiling:
         numbers["ceiling_score_error_per_level"] = parts["score_test"](question.ceiling.score).per_level
     if "samples" in parts:
@@ -73,7 +74,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     if question.out is not None:
         with replacing(question.out) as path:
             path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
-        for name, figure in _figures(question, numbers, parts).items():
+        for name, figure in _figures(question, numbers, split, parts.get("likelihood")).items():
             with replacing(question.out.with_name(f"{question.out.stem}_{name}.png")) as path:
                 path.write_bytes(plotting.png(figure))
         log.info("numbers in %s, pictures in %s_*.png", question.out, question.out.with_suffix(""))
@@ -103,7 +104,9 @@ def _distances(question: Question) -> dict[str, list[float]]:
     }
 
 
-def _figures(question: Question, numbers: dict[str, Any], parts: dict[str, Any]) -> dict[str, Figure]:
+def _figures(
+    question: Question, numbers: dict[str, Any], split: ScoreShares | None, likelihood: Likelihood | None
+) -> dict[str, Figure]:
     figures = {}
     if "samples" in numbers:
         samples = numbers["samples"]
@@ -112,8 +115,10 @@ def _figures(question: Question, numbers: dict[str, Any], parts: dict[str, Any])
         figures["shares"] = plotting.plot_shares(bars)
         curves = {name: torch.tensor(values) for name, values in numbers["distances"].items()}
         figures["distances"] = plotting.plot_chain_distances(curves.pop("sigma"), curves.pop("floor"), curves)
-    if "likelihood" in parts:
-        likelihood, score = parts["likelihood"], _double(question.score)
+    if split is not None:
+        figures["split"] = plotting.plot_score_split(split.sigmas, split.gradient, split.divergence_free)
+    if likelihood is not None:
+        score = _double(question.score)
         figures["density"] = plotting.plot_model_density(
             question.run.distribution, lambda x: likelihood.log_prob(score, x), likelihood.sigma_min
         )
@@ -141,9 +146,8 @@ def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
 _ENDS = ("sigma_min", "sigma_max")
 
 
-def _score_numbers(score: Score, parts: dict[str, Any]) -> dict[str, Any]:
+def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> dict[str, Any]:
     """Errors, their parts and the curl, at each level."""
-    test: ScoreTest = parts["score_test"]
     errors = test(score)
     curls = [curl(score, x[:CURL_POINTS], sigma) for x, sigma in zip(test.x, test.sigmas, strict=True)]
     numbers: dict[str, Any] = {
@@ -151,10 +155,9 @@ def _score_numbers(score: Score, parts: dict[str, Any]) -> dict[str, Any]:
         "score_error_per_level": errors.per_level,
         "curl_per_level": dict(zip(errors.per_level, curls, strict=True)),
     }
-    if "split" in parts:
-        shares = parts["split"](score)
-        numbers["score_error_gradient_per_level"] = shares.gradient_per_level
-        numbers["score_error_divergence_free_per_level"] = shares.divergence_free_per_level
+    if split is not None:
+        numbers["score_error_gradient_per_level"] = split.gradient_per_level
+        numbers["score_error_divergence_free_per_level"] = split.divergence_free_per_level
     return numbers
 
 
