@@ -37,6 +37,7 @@ from ncsn_lightning import (
     Likelihood,
     Points,
     RungeKutta,
+    SampleTest,
     jobs,
 )
 from ncsn_lightning.building import fill_automatic
@@ -200,9 +201,10 @@ def sampling(console: Console, *, repeats: int, n: int) -> None:
 
 
 def default_network(console: Console) -> None:
-    """What the default network's samples and likelihoods cost; its weights do not matter."""
+    """What the default network's samples, likelihoods and `evaluation=quick` cost; its weights do not matter."""
     builder = jobs.Builder(composed(folder="nowhere"))
     fill_automatic(builder)
+    test, split = builder.build("evaluation.samples"), builder.build("evaluation.split")
     score, target = builder.build("score"), builder.build("distribution")
     ladder = Karras(sigma_min=0.01, sigma_max=target.diameter, num_levels=18)
     likelihood = Likelihood(distribution=target, schedule=ladder, solver=RungeKutta(steps=32), num_points=10_000)
@@ -212,7 +214,15 @@ def default_network(console: Console) -> None:
     walk = milliseconds(lambda: list(heun.walk(score, target, ladder.sigmas, n=10_000, seed=0)))
     table.add_row("samples by Heun, 18 levels", f"{walk / 1000:.2f}")
     table.add_row("likelihood, 32 steps, float64", f"{milliseconds(lambda: likelihood.log_prob(double, x)) / 1000:.2f}")
+    table.add_row("evaluation=quick, metrics", f"{milliseconds(lambda: measured(test, x.float())) / 1000:.2f}")
+    table.add_row("evaluation=quick, parts of the score error", f"{milliseconds(lambda: split(score)) / 1000:.2f}")
     console.print(table)
+
+
+def measured(test: SampleTest, x: Tensor) -> None:
+    test.reset()
+    test.update(x)
+    test.compute()
 
 
 def exact_scores(console: Console) -> None:
