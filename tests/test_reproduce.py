@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,3 +111,26 @@ def test_ncsn_toy_from_training_to_page(tmp_path, monkeypatch):
     assert weights["plain Langevin", "exact"] == pytest.approx(0.51, abs=4 * 0.5 / 20)
     assert lab.totals().startswith("*2 jobs, ")
     assert (tmp_path / "images/result_ncsn_toy.png").stat().st_size < 300_000
+
+
+def test_an_excess_is_of_pairs_on_the_same_test_points(tmp_path, monkeypatch):
+    """Seeds whose test points differ much, and networks that are off by as much on each: no error is left."""
+    from lab import Lab
+    from reproductions import table2
+
+    truth = {f"run{seed}": 1.0 + seed for seed in range(5)}
+    monkeypatch.setattr(table2, "floor", lambda folder, draw: truth[folder])
+    monkeypatch.setattr(table2, "distance", lambda folder, walk: truth[folder] + 0.3)
+    jobs = [SimpleNamespace(hash=name, folder=name, overrides={"seed": str(seed)}) for seed, name in enumerate(truth)]
+    found, others, above = table2.column(Lab("name", tmp_path, tmp_path, "basic", []), "moons", jobs)
+    assert (found, others, above) == ("3.3 ± 1.5", "3.0 ± 1.5", "+10% ± 0%")
+
+
+def test_shares_of_the_fault_are_said_beside_the_truth():
+    from reproductions import whose_fault
+
+    share = {"value": 0.2, "error": 0.01, "floor": 0.13, "deviation": 0.03, "num_points": 2000}
+    pairs = {"truth, this sampler": {"w_2": share}, "network, this sampler": {"w_2": {**share, "value": 0.3}}}
+    head, _, row = whose_fault.samples(pairs)
+    assert head.startswith("| metric | points | truth, this sampler | network, this sampler |")
+    assert row == "| w 2 | 2000 | 0.200 ± 0.010 | 0.300 ± 0.010 | 0.13 ± 0.03 |"
