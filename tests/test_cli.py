@@ -238,9 +238,12 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     assert set(numbers["samples"]) == {"truth, this sampler", "network, near-exact sampler", "network, this sampler"}
     measured = numbers["samples"]["truth, this sampler"]["off_support"]
     assert measured.keys() == {"value", "error", "floor", "deviation", "num_points"}
-    levels = len(numbers["distances"]["sigma"])
-    assert {len(values) for values in numbers["distances"].values()} == {levels}
-    assert numbers["distances"]["network"][-1] > 3 * numbers["distances"]["floor"][-1]
+    distances = {name: np.array(values) for name, values in numbers["distances"].items()}
+    levels = len(distances["sigma"])
+    assert {name: values.shape for name, values in distances.items()} == {
+        **{"sigma": (levels,), "truth": (2, levels), "network": (2, levels), "floor": (20, levels)}
+    }
+    assert distances["network"][:, -1].mean() > 3 * distances["floor"][:, -1].mean()
     assert (measured["floor"], measured["num_points"]) == (0, 50)
     value, error = numbers["likelihood"]["kl"]["value"], numbers["likelihood"]["kl"]["error"]
     assert value > 3 * error  # of a network that hardly trained

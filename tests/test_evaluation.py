@@ -1,6 +1,7 @@
 """Whose fault an error is, where it is known to be nobody's."""
 
 import pytest
+import torch
 
 from ncsn_lightning import DensityTV, ExactScore, Geometric, Heun, SampleTest, SlicedWasserstein2, TwoGaussians
 from ncsn_lightning.evaluation.chains import Chains, shares
@@ -15,3 +16,14 @@ def test_a_sampler_of_nearly_no_error_ends_where_samples_are_compared(sigma):
     test = SampleTest(distribution=target, metrics={"tv": DensityTV(), "sw": SlicedWasserstein2()}, sigma=sigma)
     for name, share in shares(test, chains, ExactScore(target), seeds=range(3)).items():
         assert abs(share.value - share.floor) < 4 * share.deviation, name
+
+
+def test_states_of_a_solver_of_nearly_no_error_are_draws_of_every_level_that_they_reach():
+    target, ladder = TwoGaussians(), Geometric(sigma_min=0.01, sigma_max=20.0, num_levels=64)
+    chains = Chains(Heun(prior="moment_matched", denoise=True), target, ladder, n=1000)
+    assert chains.levels[[0, 1, -1]].tolist() == pytest.approx([20, float(ladder.sigmas[2]), 0])
+    distances, floors = chains.distances(ExactScore(target), range(4)), chains.floors(range(20))
+    assert distances.shape == (4, 32)
+    assert floors.shape == (20, 32)
+    assert ((distances.mean(0) - floors.mean(0)).abs() < 4 * floors.std(0) / 2).all()
+    assert torch.equal(chains.distances(ExactScore(target), [2])[0], distances[2])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
@@ -436,12 +436,20 @@ def test_shares_are_drawn_over_what_the_truth_scores() -> None:
 
 
 def test_distances_of_chains_are_drawn_by_the_level_that_they_reach() -> None:
-    levels, floors = torch.tensor([2.0, 2.0, 0.5, 0.0]), torch.tensor([0.04, 0.04, 0.02, 0.01])
-    truth, network = 2 * floors, 5 * floors
-    figure = plot_chain_distances(levels, floors, {"truth": truth, "network": network})
+    levels, mean = torch.tensor([2.0, 2.0, 0.5, 0.0]), torch.tensor([0.04, 0.04, 0.02, 0.01])
+    floors = torch.stack([0.9 * mean, mean, 1.1 * mean])
+    figure = plot_chain_distances(levels, floors, {"truth": 2 * floors, "network": 5 * mean[None]})
     (axes,) = figure.axes
-    for line, values in zip(axes.get_lines(), (truth, network, floors), strict=True):
+    lines = {line.get_label(): line for line in axes.get_lines() if len(line.get_xdata()) == len(levels)}
+    truth, network = (container.lines[0] for container in axes.containers)
+    (floor,) = (line for name, line in lines.items() if name.startswith("draws"))
+    for line, values in ((truth, 2 * mean), (network, 5 * mean), (floor, mean)):
         np.testing.assert_allclose(line.get_ydata(), values)
+    (band,) = (c for c in axes.collections if isinstance(c, PolyCollection))
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.max(), heights.min()) == (pytest.approx(0.04 * 1.2), pytest.approx(0.01 * 0.8))
+    assert axes.containers[0].has_yerr
+    assert not axes.containers[1].has_yerr  # of one walk there is no standard error
     assert [text.get_text() for text in axes.get_xticklabels()] == ["prior", "2", "0.5", "0"]
     assert "data units" in axes.get_ylabel()
     assert len(png(figure)) < 300_000

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..distributions import Distribution
@@ -23,6 +23,8 @@ NEAR_EXACT_LEVELS = 64
 """Levels of the ladder on which Heun's rule adds next to no error of its own."""
 
 ANGLES = 64
+WATCHED = 32
+"""States of a walk, at most, whose distance from the truth is measured."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,36 @@ class Chains:
         """Where the chains end."""
         return self.states(score, seed)[-1]
 
-    def distances(self, score: Score, seed: int) -> Float[Tensor, "states"]:
-        """Sliced W₂ (data units) of every state of a walk from p_σ at the level that it has reached."""
-        pairs = zip(self.states(score, seed), self.sampler.reached(self.schedule.sigmas), strict=True)
-        return torch.tensor([self._distance(state, float(level), seed) for state, level in pairs])
+    @property
+    def watched(self) -> Int[Tensor, "watched"]:
+        """Which states are compared with the truth: all of a short walk, evenly spread ones of a long one."""
+        last = len(self.sampler.reached(self.schedule.sigmas)) - 1
+        return torch.linspace(0, last, min(last + 1, WATCHED)).round().long().unique()
 
-    def floors(self, seed: int) -> Float[Tensor, "states"]:
-        """What as many draws of each p_σ would have for distances."""
-        levels = self.sampler.reached(self.schedule.sigmas).tolist()
-        return torch.tensor([self._distance(self._truth(level, "floor", seed), level, seed) for level in levels])
+    @property
+    def levels(self) -> Float[Tensor, "watched"]:
+        """σ that each of them has reached, data units; of the start it is the first, once denoised 0."""
+        return self.sampler.reached(self.schedule.sigmas)[self.watched]
+
+    def distances(self, score: Score, seeds: Sequence[int]) -> Float[Tensor, "seeds watched"]:
+        """Sliced W₂ (data units) of the watched states of every walk from p_σ at the level that they have reached."""
+        walks = ((seed, self.states(score, seed)) for seed in seeds)
+        return torch.tensor(
+            [[self._distance(walk[at], level, seed) for at, level in self._stops] for seed, walk in walks]
+        )
+
+    def floors(self, seeds: Sequence[int]) -> Float[Tensor, "seeds watched"]:
+        """What as many draws of each p_σ have for distances."""
+        return torch.tensor(
+            [
+                [self._distance(self._truth(level, "floor", seed), level, seed) for _, level in self._stops]
+                for seed in seeds
+            ]
+        )
+
+    @property
+    def _stops(self) -> list[tuple[int, float]]:
+        return list(zip(self.watched.tolist(), self.levels.tolist(), strict=True))
 
     def _distance(self, state: Float[Tensor, "n 2"], level: float, seed: int) -> float:
         return sliced_wasserstein2(state, self._truth(level, "truth", seed), num_angles=ANGLES)

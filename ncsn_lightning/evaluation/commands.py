@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .tables import show
 log = logging.getLogger(__name__)
 
 CURL_POINTS = 2000
+FLOOR_DRAWS = 20
 
 
 def sample(config: dict[str, Any]) -> Path:
@@ -67,7 +69,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         numbers["samples"] = {
             name: shares(parts["samples"], chains, score, seeds) for name, (score, chains) in pairs.items()
         }
-        numbers["distances"] = _distances(question)
+        numbers["distances"] = _distances(question, seeds)
     if "likelihood" in parts:
         numbers["likelihood"] = parts["likelihood"](_double(question.score))._asdict()
     show(numbers)
@@ -93,14 +95,14 @@ def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:
     return pairs
 
 
-def _distances(question: Question) -> dict[str, list[float]]:
-    """How far the chains of each score are from p_σ after every level."""
-    chains, seed = question.chains, question.seed
+def _distances(question: Question, seeds: Sequence[int]) -> dict[str, list[Any]]:
+    """How far the chains of each score are from p_σ after every level, a row a walk; and draws of p_σ, a row a draw."""
+    chains = question.chains
     scores = {"truth": question.exact, **({} if question.score is question.exact else {"network": question.score})}
     return {
-        "sigma": chains.sampler.reached(chains.schedule.sigmas).tolist(),
-        **{name: chains.distances(score, seed).tolist() for name, score in scores.items()},
-        "floor": chains.floors(seed).tolist(),
+        "sigma": chains.levels.tolist(),
+        **{name: chains.distances(score, seeds).tolist() for name, score in scores.items()},
+        "floor": chains.floors(range(FLOOR_DRAWS)).tolist(),
     }
 
 

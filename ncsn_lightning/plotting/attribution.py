@@ -69,17 +69,22 @@ def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str,
     r"""The distance of a walk's states from p_σ, where on the ladder it is made; and what draws of p_σ have.
 
     Arguments:
-        levels: `[L + 1]`, σ that each state has reached, data units; the first is the prior's, 0 is the target itself.
-        floors: `[L + 1]`, sliced W₂ of as many draws of p_σ, data units.
-        distances: `[L + 1]` each, sliced W₂, data units, by the score that was walked on.
+        levels: `[states]`, σ that each has reached, data units; the first is the prior's, 0 is the target itself.
+        floors: `[draws, states]`, sliced W₂ of as many draws of p_σ, data units; drawn as their mean, ± 2 deviations.
+        distances: `[walks, states]` each, sliced W₂, data units, by the score that was walked on; drawn as their mean,
+            of several walks with its standard error.
     """
     figure = new_figure(3.6, layout="constrained")
     axes, steps = figure.add_subplot(), np.arange(len(levels))
-    for (name, values), color in zip(distances.items(), COLORS, strict=False):
-        axes.plot(steps, numpy(values), "o-", color=color, label=name, zorder=3)
-    axes.plot(steps, numpy(floors), color=GREY, label="draws of $p_\\sigma$")
-    drawn = np.concatenate([numpy(values) for values in (floors, *distances.values())])
-    log_axis(axes, drawn, r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
+    for (name, walks), color in zip(distances.items(), COLORS, strict=False):
+        values, n = numpy(walks), len(walks)
+        error: dict[str, Any] = {"yerr": values.std(0, ddof=1) / n**0.5, "capsize": 3} if n > 1 else {}
+        axes.errorbar(steps, values.mean(0), fmt="o-", color=color, label=name, zorder=3, **error)
+    mean, spread = numpy(floors).mean(0), 2 * numpy(floors).std(0, ddof=1)
+    axes.plot(steps, mean, color=GREY, label="draws of $p_\\sigma$, ± 2 standard deviations")
+    axes.fill_between(steps, mean - spread, mean + spread, color=GREY, alpha=0.25, linewidth=0)
+    drawn = np.concatenate([mean - spread, mean + spread, *(numpy(walks).mean(0) for walks in distances.values())])
+    log_axis(axes, drawn[drawn > 0], r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
     labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
     axes.set_xticks(shown, labels)

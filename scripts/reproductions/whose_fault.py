@@ -30,7 +30,8 @@ def reproduce(lab: Lab) -> list[str]:
     pictures = {
         name: lab.copied(out.with_name(f"{out.stem}_{name}.png"), name, shows) for name, shows in PICTURES.items()
     }
-    return [pictures.pop("shares"), "", *samples(numbers["samples"]), "", *pictures.values(), "", levels(numbers)]
+    apart = [line for picture in pictures.values() for line in (picture, "")]
+    return [*apart[:2], *samples(numbers["samples"]), "", *apart[2:], levels(numbers)]
 
 
 def evaluation(own: Path, ceiling: Path, out: Path) -> dict[str, Any]:
