@@ -42,8 +42,11 @@ def totals(sweeps: Sequence[Sweep], *, measuring: float = 0.0) -> str:
     """How the numbers came about.
 
     Args:
+        sweeps: what was trained, if anything.
         measuring: seconds that went by after the trainings.
     """
+    if not sweeps:
+        return f"*{duration(measuring)} of measuring.*"
     jobs, newest = [job for sweep in sweeps for job in sweep.jobs], sweeps[-1]
     seconds = duration(sum(float(job.summary["wall_time"]) for job in jobs))
     besides = f" and {duration(measuring)} of measuring" if measuring else ""

@@ -13,10 +13,21 @@ from pathlib import Path
 
 from lab import Lab
 from page import PAGE, publish
-from reproductions import edm2_toy, forty_gaussians, ncsn_toy, pareto, primer, table2, techniques, whose_fault
+from reproductions import (
+    edm2_toy,
+    forty_gaussians,
+    ncsn_toy,
+    pareto,
+    primer,
+    split_fields,
+    table2,
+    techniques,
+    whose_fault,
+)
 
 REPRODUCTIONS = {
     "whose_fault": whose_fault.reproduce,
+    "split_fields": split_fields.reproduce,
     "ncsn_toy": ncsn_toy.reproduce,
     "primer": primer.reproduce,
     "forty_gaussians": forty_gaussians.reproduce,
