@@ -16,7 +16,8 @@ LEVELS = 36
 
 
 def reproduce(lab: Lab) -> list[str]:
-    jobs = lab.train("", "experiment=default", "distribution=forty_gaussians", "levels=log_uniform", "seed=0,1,2")
+    longer = ("levels=log_uniform", "trainer.max_steps=14000")
+    jobs = lab.train("", "experiment=default", "distribution=forty_gaussians", *longer, "seed=0,1,2")
     network = lab.measure({f"network_{job.hash}": lambda f=job.folder: measure(f, exact=False) for job in jobs})
     exact = lab.measure({f"exact_{job.hash}": lambda f=job.folder: measure(f, exact=True) for job in jobs})
     kl = lab.measure({f"kl_{job.hash}": lambda f=job.folder: divergence(f) for job in jobs})
