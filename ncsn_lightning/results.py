@@ -46,12 +46,17 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str | None:
-    """Git revision of a checkout, with `-dirty` where it was changed; None for an installed copy."""
+    """Git revision of a checkout, with `-dirty` where more than its pages was changed; None for an installed copy."""
     root = Path(__file__).parents[1]
     if not (root / "pyproject.toml").is_file():
         return None
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
+        return _git(root, "describe", "--always", "--abbrev=12") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(root: Path, *command: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

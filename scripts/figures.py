@@ -184,7 +184,7 @@ def samplers(prior: Prior, *, steps: int, denoise: bool = True) -> dict[str, Sam
     """Every sampler by its option on the command line; of those that stay at a level, so many steps at each."""
     kept = {"prior": prior, "denoise": denoise}
     return {
-        "langevin": Langevin(step=0.05, steps_per_level=10 * steps),
+        "langevin": Langevin(step=0.05, steps_per_level=10 * steps, prior=prior),
         "annealed_langevin": AnnealedLangevin(step_ratio=0.1, steps_per_level=steps, **kept),
         "underdamped": UnderdampedLangevin(step_ratio=0.5, steps_per_level=steps, **kept),
         "mala": MALA(step_ratio=0.5, steps_per_level=steps, **kept),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ncsn_lightning.files import replacing
 from ncsn_lightning.report.write import duration
+from ncsn_lightning.results import revision, versions
 from ncsn_lightning.sweeps.folder import Sweep, read_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -45,14 +46,13 @@ def totals(sweeps: Sequence[Sweep], *, measuring: float = 0.0) -> str:
         sweeps: what was trained, if anything.
         measuring: seconds that went by after the trainings.
     """
-    if not sweeps:
-        return f"*{duration(measuring)} of measuring.*"
-    jobs, newest = [job for sweep in sweeps for job in sweep.jobs], sweeps[-1]
-    seconds = duration(sum(float(job.summary["wall_time"]) for job in jobs))
-    besides = f" and {duration(measuring)} of measuring" if measuring else ""
-    versions = ", ".join(f"{name} {newest.versions[name]}" for name in ("torch", "lightning"))
-    revision = f", revision {newest.revision}" if newest.revision else ""
-    return f"*{len(jobs)} jobs, {seconds} of one core's time{besides}; {versions}{revision}.*"
+    jobs = [job for sweep in sweeps for job in sweep.jobs]
+    trained = duration(sum(float(job.summary["wall_time"]) for job in jobs))
+    costs = [f"{len(jobs)} jobs, {trained} of one core's time"] if sweeps else []
+    costs += [f"{duration(measuring)} of measuring"] if measuring else []
+    newest, code = (sweeps[-1].versions, sweeps[-1].revision) if sweeps else (versions(), revision())
+    used = [f"{name} {newest[name]}" for name in ("torch", "lightning")] + ([f"revision {code}"] if code else [])
+    return f"*{' and '.join(costs)}; {', '.join(used)}.*"
 
 
 def written(page: str, name: str, content: str) -> str:

@@ -1,6 +1,7 @@
 """The commands, as their users meet them: exit code, one line for each wrong value, nothing left behind."""
 
 import json
+import math
 import os
 import pickle
 import resource
@@ -240,14 +241,18 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     assert measured.keys() == {"value", "error", "floor", "deviation", "num_points"}
     distances = {name: np.array(values) for name, values in numbers["distances"].items()}
     levels = len(distances["sigma"])
-    assert {name: values.shape for name, values in distances.items()} == {
-        **{"sigma": (levels,), "truth": (2, levels), "network": (2, levels), "floor": (20, levels)}
-    }
+    walked = {"truth": (2, levels), "network": (2, levels), "floor": (20, levels)}
+    assert {name: values.shape for name, values in distances.items()} == {"sigma": (levels,), **walked}
     assert distances["network"][:, -1].mean() > 3 * distances["floor"][:, -1].mean()
     assert (measured["floor"], measured["num_points"]) == (0, 50)
     value, error = numbers["likelihood"]["kl"]["value"], numbers["likelihood"]["kl"]["error"]
     assert value > 3 * error  # of a network that hardly trained
-    assert "relative score error" in capsys.readouterr().out
+    off = numbers["cross_entropy"]["off_support"]
+    assert 0 < off < 50
+    assert numbers["cross_entropy"]["mean"]["value"] == pytest.approx(math.log(8))  # log p is the same on all cells
+    said = capsys.readouterr().out
+    assert "relative score error" in said
+    assert f"{off} points lie off the support" in " ".join(said.split())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("numbers.json", "numbers_density.png", "numbers_distances.png", "numbers_shares.png", "numbers_split.png")
     ]

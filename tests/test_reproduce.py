@@ -126,6 +126,18 @@ def test_an_excess_is_of_pairs_on_the_same_test_points(tmp_path, monkeypatch):
     assert (found, others, above) == ("3.3 ± 1.5", "3.0 ± 1.5", "+10% ± 0%")
 
 
+def test_a_divergence_free_field_has_no_surplus_and_a_longer_score_has():
+    from reproductions import split_fields
+
+    def score(x, sigma):
+        return 1.03 * split_fields.TARGET.score(x, sigma)
+
+    for field, expected in ((split_fields.TARGET.score, 0.0), (score, -0.104)):
+        value, error = split_fields.surplus(field, n=2000)
+        assert value == pytest.approx(expected, abs=4 * error)
+        assert error < 0.03
+
+
 def test_shares_of_the_fault_are_said_beside_the_truth():
     from reproductions import whose_fault
 

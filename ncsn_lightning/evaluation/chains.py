@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -42,6 +41,7 @@ class Chains:
     target: Distribution
     schedule: Schedule
     n: int
+    _walks: dict[tuple[Score, int], list[Float[Tensor, "n 2"]]] = field(default_factory=dict, init=False, compare=False)
 
     def near_exact(self, sigma: float) -> Chains:
         """The same down to a level, by a sampler of nearly no error: what is wrong then is the score's.
@@ -55,7 +55,10 @@ class Chains:
 
     def states(self, score: Score, seed: int) -> list[Float[Tensor, "n 2"]]:
         """The start and the state after every level, walked once."""
-        return _walked(self, score, seed)  # type: ignore[arg-type]  # objects hash as themselves
+        if (score, seed) not in self._walks:
+            walk = self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
+            self._walks[score, seed] = list(walk)
+        return self._walks[score, seed]
 
     def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
         """Where the chains end."""
@@ -65,7 +68,7 @@ class Chains:
     def watched(self) -> Int[Tensor, "watched"]:
         """Which states are compared with the truth: all of a short walk, evenly spread ones of a long one."""
         last = len(self.sampler.reached(self.schedule.sigmas)) - 1
-        return torch.linspace(0, last, min(last + 1, WATCHED)).round().long().unique()
+        return torch.linspace(0, last, min(last + 1, WATCHED)).round().long()
 
     @property
     def levels(self) -> Float[Tensor, "watched"]:
@@ -76,32 +79,23 @@ class Chains:
         """Sliced W₂ (data units) of the watched states of every walk from p_σ at the level that they have reached."""
         walks = ((seed, self.states(score, seed)) for seed in seeds)
         return torch.tensor(
-            [[self._distance(walk[at], level, seed) for at, level in self._stops] for seed, walk in walks]
+            [[self._distance(walk[at], at, seed) for at in self.watched.tolist()] for seed, walk in walks]
         )
 
     def floors(self, seeds: Sequence[int]) -> Float[Tensor, "seeds watched"]:
         """What as many draws of each p_σ have for distances."""
+        stops = self.watched.tolist()
         return torch.tensor(
-            [
-                [self._distance(self._truth(level, "floor", seed), level, seed) for _, level in self._stops]
-                for seed in seeds
-            ]
+            [[self._distance(self._truth(at, "floor", seed), at, seed) for at in stops] for seed in seeds]
         )
 
-    @property
-    def _stops(self) -> list[tuple[int, float]]:
-        return list(zip(self.watched.tolist(), self.levels.tolist(), strict=True))
+    def _distance(self, state: Float[Tensor, "n 2"], at: int, seed: int) -> float:
+        return sliced_wasserstein2(state, self._truth(at, "truth", seed), num_angles=ANGLES)
 
-    def _distance(self, state: Float[Tensor, "n 2"], level: float, seed: int) -> float:
-        return sliced_wasserstein2(state, self._truth(level, "truth", seed), num_angles=ANGLES)
-
-    def _truth(self, level: float, purpose: str, seed: int) -> Float[Tensor, "n 2"]:
-        return self.target.sample_noisy(self.n, level, generator=keyed_generator(seed, purpose))
-
-
-@lru_cache(maxsize=16)
-def _walked(chains: Chains, score: Score, seed: int) -> list[Float[Tensor, "n 2"]]:
-    return list(chains.sampler.walk(score, chains.target, chains.schedule.sigmas, n=chains.n, seed=seed))
+    def _truth(self, at: int, purpose: str, seed: int) -> Float[Tensor, "n 2"]:
+        """Draws of p_σ at the level that a state has reached, others for each."""
+        level = float(self.sampler.reached(self.schedule.sigmas)[at])
+        return self.target.sample_noisy(self.n, level, generator=keyed_generator(seed, purpose, at))
 
 
 class Share(NamedTuple):
@@ -126,16 +120,14 @@ class Share(NamedTuple):
 
 
 def shares(test: SampleTest, chains: Chains, score: Score, seeds: Sequence[int]) -> dict[str, Share]:
-    """Every metric of walks with different seeds.
+    """Every metric of walks with different seeds, each beside other draws of the truth.
 
     Raises:
         ValueError: there are too few points for a metric.
     """
     walks = []
-    for seed in seeds:
-        test.reset()
-        test.update(chains.draw(score, seed))
-        walks.append(test.compute())
+    for index, seed in enumerate(seeds):
+        walks.append(test.measure(chains.draw(score, seed), first=index * test.repeats))
     found = {}
     for name, measured in walks[0].items():
         values = torch.tensor([walk[name].value for walk in walks], dtype=torch.float64)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from .. import plotting
 from ..building import Builder
 from ..files import replacing
-from ..likelihood import Estimate, Likelihood
+from ..likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
 from ..metrics import SampleTest, ScoreShares, ScoreTest, curl
 from ..runs import Run
 from ..scores import Score, ScoreModel
@@ -70,6 +70,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
             name: shares(parts["samples"], chains, score, seeds) for name, (score, chains) in pairs.items()
         }
         numbers["distances"] = _distances(question, seeds)
+        try:
+            x = question.chains.draw(question.score, question.seed)
+            numbers["cross_entropy"] = cross_entropy(question.run.distribution, x, parts["samples"].sigma)
+        except ValueError as error:  # no density there, or hardly a point on its support
+            log.info("no cross-entropy of the samples: %s", error)
     if "likelihood" in parts:
         numbers["likelihood"] = parts["likelihood"](_double(question.score))._asdict()
     show(numbers)
@@ -172,4 +177,4 @@ def _plain(value: Any) -> Any:
     """Named tuples as dictionaries."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return _plain(value._asdict()) if isinstance(value, Share | Estimate) else value
+    return _plain(value._asdict()) if isinstance(value, Share | Estimate | CrossEntropy) else value

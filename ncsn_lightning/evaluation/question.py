@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Question:
             self.builder.refuse(f"score={name}: a run has its own network; choose exact, or leave it out")
         return name is not None
 
-    @property
+    @cached_property
     def chains(self) -> Chains:
         """Those of the question's sampler on its ladder."""
         return Chains(self.sampler, self.run.distribution, self.schedule, n=self.n)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from ..likelihood import CrossEntropy
 from .chains import Share
 
 LIKELIHOOD = {
@@ -29,8 +30,16 @@ def show(numbers: dict[str, Any]) -> None:
     console.print(_level_table(numbers))
     if "samples" in numbers:
         console.print(_sample_table(numbers["samples"]))
+    if "cross_entropy" in numbers:
+        console.print(_cross_entropy(numbers["cross_entropy"]))
     for name, estimate in numbers.get("likelihood", {}).items():
         console.print(f"{LIKELIHOOD[name]}: {estimate.value:.4f} ± {estimate.error:.4f} nats")
+
+
+def _cross_entropy(measured: CrossEntropy) -> str:
+    mean, off = measured
+    where = f"; {off} points lie off the support, where it is infinite, and are left out" if off else ""
+    return f"mean of −log p over the samples of one walk: {mean.value:.4f} ± {mean.error:.4f} nats{where}"
 
 
 def _level_table(numbers: dict[str, Any]) -> Table:

@@ -122,7 +122,7 @@ class SampleTest(Metric):
 
     def update(self, samples: Float[Tensor, "n 2"]) -> None:
         """Add samples; rows that are not finite count as none."""
-        self.samples.append(samples[samples.isfinite().all(-1)])
+        self.samples.append(samples)
 
     def compute(self) -> dict[str, Measured]:
         """Every metric of all samples so far.
@@ -130,9 +130,21 @@ class SampleTest(Metric):
         Raises:
             ValueError: there are too few of them for a metric.
         """
-        samples = torch.cat(list(self.samples)).to(self.distribution.mean.device)
-        self.check(len(samples))
-        return {name: self._measure(name, metric, samples) for name, metric in self.metrics.items()}
+        return self.measure(torch.cat(list(self.samples)))
+
+    def measure(self, samples: Float[Tensor, "n 2"], *, first: int = 0) -> dict[str, Measured]:
+        """Every metric of these samples alone.
+
+        Args:
+            first: draw of the truth that their first block is compared with; the next has the next one. Of several
+                sets, each with draws of its own, the spread is that of samples and draws, as the floor's is.
+
+        Raises:
+            ValueError: there are too few finite ones for a metric.
+        """
+        finite = samples[samples.isfinite().all(-1)].to(self.distribution.mean.device)
+        self.check(len(finite))
+        return {name: self._measure(name, metric, finite, first) for name, metric in self.metrics.items()}
 
     def check(self, n: int) -> None:
         """Raise ValueError where `n` samples are too few for a metric."""
@@ -142,10 +154,10 @@ class SampleTest(Metric):
             names, most = ", ".join(least), max(least.values())
             raise ValueError(f"n={n}: too few finite samples for {names}; draw at least {most}")
 
-    def _measure(self, name: str, metric: SampleMetric, samples: Tensor) -> Measured:
+    def _measure(self, name: str, metric: SampleMetric, samples: Tensor, first: int) -> Measured:
         n = min(metric.num_points or len(samples), len(samples))
         blocks = samples[: len(samples) // n * n].split(n)[: self.repeats]
-        values = torch.tensor([metric(block, self._truth(n, index)) for index, block in enumerate(blocks)])
+        values = torch.tensor([metric(block, self._truth(n, index)) for index, block in enumerate(blocks, first)])
         floor = self._floor(name, metric, n)
         return Measured(float(values.mean()), float(floor.mean()), float(floor.std()), n)
 

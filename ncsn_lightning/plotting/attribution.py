@@ -76,15 +76,17 @@ def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str,
     """
     figure = new_figure(3.6, layout="constrained")
     axes, steps = figure.add_subplot(), np.arange(len(levels))
+    drawn = []
     for (name, walks), color in zip(distances.items(), COLORS, strict=False):
         values, n = numpy(walks), len(walks)
-        error: dict[str, Any] = {"yerr": values.std(0, ddof=1) / n**0.5, "capsize": 3} if n > 1 else {}
-        axes.errorbar(steps, values.mean(0), fmt="o-", color=color, label=name, zorder=3, **error)
+        error = values.std(0, ddof=1) / n**0.5 if n > 1 else None
+        axes.errorbar(steps, values.mean(0), error, fmt="o-", capsize=3, color=color, label=name, zorder=3)
+        drawn += [values.mean(0) + sign * (0 if error is None else error) for sign in (-1, 1)]
     mean, spread = numpy(floors).mean(0), 2 * numpy(floors).std(0, ddof=1)
     axes.plot(steps, mean, color=GREY, label="draws of $p_\\sigma$, ± 2 standard deviations")
     axes.fill_between(steps, mean - spread, mean + spread, color=GREY, alpha=0.25, linewidth=0)
-    drawn = np.concatenate([mean - spread, mean + spread, *(numpy(walks).mean(0) for walks in distances.values())])
-    log_axis(axes, drawn[drawn > 0], r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
+    heights = np.concatenate([mean - spread, mean + spread, *drawn])
+    log_axis(axes, heights[heights > 0], r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
     labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
     axes.set_xticks(shown, labels)

@@ -33,6 +33,7 @@ def samples_of(
     sampler: Sampler | None = None,
     schedule: Schedule | None = None,
     exact: bool = False,
+    repeats: int = 5,
 ) -> dict[str, list[float]]:
     """Of samples of a run every metric's value, floor and the floor's deviation.
 
@@ -41,14 +42,14 @@ def samples_of(
         n: samples.
         sampler, schedule: other ones than the run's own.
         exact: whether they walk down the exact score instead of the network's.
+        repeats: blocks of the samples, and draws of the truth, which are others for each seed.
     """
     run = load_run(folder)
     sigmas = (schedule or run.schedule).sigmas
     score = run.distribution.score if exact else run.score
     *_, x = (sampler or run.sampler).walk(score, run.distribution, sigmas, n=n, seed=run.config["seed"])
-    test = SampleTest(distribution=run.distribution, metrics=metrics)
-    test.update(x)
-    return {name: [found.value, found.floor, found.deviation] for name, found in test.compute().items()}
+    test = SampleTest(distribution=run.distribution, metrics=metrics, repeats=repeats, seed=run.config["seed"])
+    return {name: [found.value, found.floor, found.deviation] for name, found in test.measure(x).items()}
 
 
 def divergence(folder: Path, *, exact: bool = False) -> list[float]:

@@ -11,8 +11,7 @@ from ncsn_lightning import Heun, Karras, ModeWeights, Wasserstein2, load_run
 from reproductions.common import divergence, samples_of
 
 METRICS = {"mode weights, total variation": ModeWeights(), "W₂ of 1000": Wasserstein2(num_points=1000)}
-N = 100_000
-LEVELS = 36
+N, LEVELS, DRAWS = 100_000, 36, 40
 
 
 def reproduce(lab: Lab) -> list[str]:
@@ -40,4 +39,4 @@ def measure(folder: Path, *, exact: bool) -> dict[str, list[float]]:
     """Every metric of samples by Heun, 36 levels from the matched Gaussian."""
     ladder = Karras(**load_run(folder).schedule.ends, num_levels=LEVELS)
     heun = Heun(denoise=True, prior="moment_matched")
-    return samples_of(folder, METRICS, n=N, sampler=heun, schedule=ladder, exact=exact)
+    return samples_of(folder, METRICS, n=N, sampler=heun, schedule=ladder, exact=exact, repeats=DRAWS)

@@ -26,7 +26,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 def reproduce(lab: Lab) -> list[str]:
     folders = [job.folder for job in lab.train("", "experiment=ncsn_toy", "seed=0,1,2")]
-    found = lab.measure({f"seed_{index}": lambda f=folder: measure(f) for index, folder in enumerate(folders)})
+    found = lab.measure({f"walks_{folder.name}": lambda f=folder: measure(f) for folder in folders})
     head = ["sampler", "score", "weight of the upper mode (truth .8)", "energy distance"]
     rows = [
         [sampler, score, *columns(found.values(), f"{sampler}, {score}")]

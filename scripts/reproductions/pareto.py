@@ -64,24 +64,24 @@ def reproduce(lab: Lab) -> list[str]:
     table = twenty(lab, jobs)  # first, for the curves take an hour
     curves = lab.measure(
         {
-            f"{target}_{name}_{score}": lambda f=jobs[target].folder, s=name, e=score: curve(f, s, exact=e == "exact")
-            for target in DRAWN
+            f"{job.hash}_{name}_{score}": lambda f=job.folder, s=name, e=score: curve(f, s, exact=e == "exact")
+            for job in (jobs[target] for target in DRAWN)
             for name in NAMES
             for score in ("exact", "network")
             if (name, score) != ("mala", "network")
         }
     )
-    figure = plot_cost_quality(dict(panels(curves)), distance="sliced W₂ (data units)")
+    figure = plot_cost_quality(dict(panels(curves, jobs)), distance="sliced W₂ (data units)")
     shows = "Distance of samples from the target against evaluations of the score: every sampler, six targets"
     return [lab.picture(figure, shows), "", *table]
 
 
-def panels(curves: dict[str, Any]) -> Iterator[tuple[str, CostQuality]]:
+def panels(curves: dict[str, Any], jobs: dict[str, Job]) -> Iterator[tuple[str, CostQuality]]:
     """Three targets on the exact score, the same on networks, and so the others."""
     for targets in (DRAWN[:3], DRAWN[3:]):
         for score, title in (("exact", "exact score"), ("network", "network")):
             for target in targets:
-                lines = {name: curves.get(f"{target}_{name}_{score}") for name in NAMES}
+                lines = {name: curves.get(f"{jobs[target].hash}_{name}_{score}") for name in NAMES}
                 kept = {name: line["points"] for name, line in lines.items() if line}
                 yield f"{target}, {title}", CostQuality(kept, *lines["heun"]["floor"])
 
@@ -138,11 +138,11 @@ def twenty(lab: Lab, jobs: dict[str, Job]) -> list[str]:
         "multistep, 20, network": (Multistep(), Karras, 19, False),
         "multistep, 20, exact score": (Multistep(), Karras, 19, True),
     }
-    kl = lab.measure({f"kl_{target}": lambda f=job.folder: divergence(f) for target, job in jobs.items()})
+    kl = lab.measure({f"kl_{job.hash}": lambda f=job.folder: divergence(f) for job in jobs.values()})
     distances = lab.measure(
         {
-            f"{target}_{index}": lambda f=job.folder, c=column: energy(f, *c)
-            for target, job in jobs.items()
+            f"{job.hash}_{index}": lambda f=job.folder, c=column: energy(f, *c)
+            for job in jobs.values()
             for index, column in enumerate(columns.values())
         }
     )
@@ -155,9 +155,9 @@ def twenty(lab: Lab, jobs: dict[str, Job]) -> list[str]:
     rows = []
     for target, job in jobs.items():
         least, deviation = floors[f"floor_{target}"]
-        values = [distances[f"{target}_{index}"][0] for index in range(len(columns))]
+        values = [distances[f"{job.hash}_{index}"][0] for index in range(len(columns))]
         walks = (f"{1000 * value:.2f} ({(value - least) / deviation:+.1f})" for value in values)
-        errors = [f"{job.metrics['score_error']:.2g}", plus_minus(*kl[f"kl_{target}"])]
+        errors = [f"{job.metrics['score_error']:.2g}", plus_minus(*kl[f"kl_{job.hash}"])]
         rows.append([target, *walks, f"{1000 * least:.2f} ± {1000 * deviation:.2f}", *errors])
     return table_of([*head, "score error", "KL (nats)"], rows)
 

@@ -52,11 +52,11 @@ def measured(stretch: float, rotation: float) -> dict[str, Any]:
     return {**parts, "kl": list(likelihood(score).kl), "surplus": surplus(score)}
 
 
-def surplus(score: Callable[[Tensor, Tensor | float], Tensor]) -> list[float]:
+def surplus(score: Callable[[Tensor, Tensor | float], Tensor], n: int = N) -> list[float]:
     """The mean of −log p over samples of Heun's method, less that over draws of the truth; and its standard error."""
     sigma = float(LADDER.sigmas[-1])
-    start = TARGET.sample_noisy(N, float(LADDER.sigmas[0]), generator=keyed_generator(0, "start")).double()
-    x = Heun()(score, start, LADDER.sigmas.double())
-    truth = TARGET.sample_noisy(10 * N, sigma, generator=keyed_generator(0, "truth")).double()
+    start = TARGET.sample_noisy(n, float(LADDER.sigmas[0]), generator=keyed_generator(0, "start")).double()
+    x = Heun(denoise=False)(score, start, LADDER.sigmas.double())
+    truth = TARGET.sample_noisy(10 * n, sigma, generator=keyed_generator(0, "truth")).double()
     ours, theirs = (cross_entropy(TARGET, points, sigma).mean for points in (x, truth))
     return [ours.value - theirs.value, hypot(ours.error, theirs.error)]
