@@ -252,7 +252,7 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     assert numbers["cross_entropy"]["mean"]["value"] == pytest.approx(math.log(8))  # log p is the same on all cells
     said = capsys.readouterr().out
     assert "relative score error" in said
-    assert f"{off} points lie off the support" in " ".join(said.split())
+    assert f"off the support, where it is infinite: {off}" in " ".join(said.split())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("numbers.json", "numbers_density.png", "numbers_distances.png", "numbers_shares.png", "numbers_split.png")
     ]

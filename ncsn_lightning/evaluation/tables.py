@@ -38,7 +38,7 @@ def show(numbers: dict[str, Any]) -> None:
 
 def _cross_entropy(measured: CrossEntropy) -> str:
     mean, off = measured
-    where = f"; {off} points lie off the support, where it is infinite, and are left out" if off else ""
+    where = f"; points left out, off the support, where it is infinite: {off}" if off else ""
     return f"mean of −log p over the samples of one walk: {mean.value:.4f} ± {mean.error:.4f} nats{where}"
 
 

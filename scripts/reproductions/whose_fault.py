@@ -25,8 +25,9 @@ PICTURES = {
 def reproduce(lab: Lab) -> list[str]:
     recipe = ("experiment=default", "distribution=checkerboard", "seed=0")
     own, ceiling = (lab.train(part, *recipe, *change)[0] for part, change in (("", []), ("exact", ["objective=exact"])))
-    out = lab.root / lab.name / f"{own.hash}_{ceiling.hash}" / "evaluation.json"
-    (numbers,) = lab.measure({out.stem: lambda: evaluation(own.folder, ceiling.folder, out)}).values()
+    key = f"{own.hash}_{ceiling.hash}"
+    out = lab.root / lab.name / f"{key}_evaluation.json"
+    (numbers,) = lab.measure({key: lambda: evaluation(own.folder, ceiling.folder, out)}).values()
     pictures = {
         name: lab.copied(out.with_name(f"{out.stem}_{name}.png"), name, shows) for name, shows in PICTURES.items()
     }
