@@ -91,6 +91,11 @@ def _kept(path: Path, task: Callable[[], Any]) -> dict[str, Any]:
     return answer
 
 
+def floor_of(value: float, deviation: float) -> str:
+    """What draws of the truth have, ± the standard deviation of one draw."""
+    return f"{value:.2g} ± {deviation:.1g}"
+
+
 def spread(values: Iterable[float]) -> str:
     """Mean ± standard deviation over seeds, of at least two."""
     found = list(values)

@@ -1,10 +1,13 @@
 """A run read back is the run that was trained."""
 
+import re
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
-from ncsn_lightning import jobs, load_run
+from ncsn_lightning import jobs, load_run, results
 from ncsn_lightning.checkpoints import AtomicCheckpointIO
 from ncsn_lightning.samplers import AnnealedLangevin
 
@@ -86,3 +89,24 @@ def test_whatever_lightning_saves_is_read_back(tmp_path):
     plugin = AtomicCheckpointIO()
     plugin.save_checkpoint({"weight": torch.ones(3)}, tmp_path / "weights")
     assert torch.equal(plugin.load_checkpoint(tmp_path / "weights")["weight"], torch.ones(3))
+
+
+def test_a_revision_is_dirty_by_more_than_its_pages(tmp_path, monkeypatch):
+    def git(*command):
+        names = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *names, *command], check=True, capture_output=True)
+
+    page, code = tmp_path / "docs" / "results.md", tmp_path / "package" / "results.py"
+    for path in (page, code, tmp_path / "pyproject.toml"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("one\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    monkeypatch.setattr(results, "__file__", str(code))
+    clean = results.revision()
+    assert re.fullmatch(r"[0-9a-f]{12}", clean)
+    page.write_text("two\n")
+    assert results.revision() == clean
+    code.write_text("two\n")
+    assert results.revision() == f"{clean}-dirty"

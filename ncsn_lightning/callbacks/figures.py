@@ -113,10 +113,8 @@ class SamplesAndFigures(L.Callback):
 
     def _measure(self, module: NCSN, samples: Tensor) -> None:
         """Every metric of the set into the summary; chains that left the plane are no reason to lose a run."""
-        self.sample_test.reset()
-        self.sample_test.update(samples)
         try:
-            measured = self.sample_test.compute()
+            measured = self.sample_test.measure(samples)
         except ValueError as error:
             log.warning("samples not measured: %s", error)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab import Lab, spread
+from lab import Lab, floor_of, spread
 from page import table_of
 
 from ncsn_lightning import Heun, Karras, ModeWeights, Wasserstein2, load_run
@@ -29,7 +29,7 @@ def reproduce(lab: Lab) -> list[str]:
         )
     ]
     floors = next(iter(network.values()))
-    rows.append(["draws of the truth", *(f"{floors[m][1]:.2g} ± {floors[m][2]:.1g}" for m in METRICS), "0"])
+    rows.append(["draws of the truth", *(floor_of(*floors[m][1:]) for m in METRICS), "0"])
     errors = ", ".join(f"{error:.2g}" for _, error in kl.values())
     note = f"Standard errors of the three NLL − H over their 10 000 points: {errors}."
     return [*table_of(head, rows), "", note]

@@ -98,9 +98,7 @@ def curve(folder: Path, name: str, *, exact: bool) -> dict[str, Any]:
             continue  # consistent annealing on too few levels
         score = Counted(ExactScore(run.distribution) if exact else run.score)
         *_, x = sampler.walk(score, run.distribution, schedule.sigmas, n=N, seed=0)
-        test.reset()
-        test.update(x)
-        measured = test.compute()["distance"]
+        measured = test.measure(x)["distance"]
         points.append((score.calls, measured.value))
     return {"points": points, "floor": (measured.floor, measured.deviation)}
 
@@ -166,8 +164,7 @@ def floor(folder: Path) -> list[float]:
     """The mean energy distance of draws of the truth, and the deviation of one: of many, for its tail is long."""
     target = load_run(folder).distribution
     test = SampleTest(distribution=target, metrics={"energy": EnergyDistance(num_points=N)}, repeats=DRAWS)
-    test.update(target.sample(N, generator=keyed_generator(0, "floor")))
-    measured = test.compute()["energy"]
+    measured = test.measure(target.sample(N, generator=keyed_generator(0, "floor")))["energy"]
     return [measured.floor, measured.deviation]
 
 

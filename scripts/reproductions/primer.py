@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from lab import Lab, spread
+from lab import Lab, floor_of, spread
 from matplotlib.figure import Figure
 from page import table_of
 from torch import Tensor
@@ -44,7 +44,7 @@ def reproduce(lab: Lab) -> list[str]:
         for name, found in recipes.items()
     ]
     floors = measured[f"samples_{jobs[0].hash}"]
-    rows.append(["draws of the truth", "0", "0", *(f"{floors[m][1]:.2g} ± {floors[m][2]:.1g}" for m in METRICS)])
+    rows.append(["draws of the truth", "0", "0", *(floor_of(*floors[m][1:]) for m in METRICS)])
     pictures = {name: drawn(found[0]) for name, found in recipes.items()}
     shows = "10 000 samples of the checkerboard: the truth's, the primer's and the default recipe's"
     return [lab.picture(draw(jobs[0].folder, pictures), shows), "", *table_of(head, rows)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import hypot
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ncsn_lightning import EightGaussians, Heun, Karras, Likelihood, RungeKutta, ScoreSplit, cross_entropy
 from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.report.metrics import plus_minus
+from ncsn_lightning.scores import Score
 
 FIELDS = {
     "$s$, exact": (1.0, 0.0),
@@ -40,11 +40,7 @@ def cells(answer: dict[str, Any]) -> list[str]:
 
 def measured(stretch: float, rotation: float) -> dict[str, Any]:
     """The parts of a field's relative error, the target's divergence from what it generates, and the surplus."""
-
-    def score(x: Tensor, sigma: Tensor | float) -> Tensor:
-        s = TARGET.score(x, sigma)
-        return stretch * s + rotation * s @ TURN.to(s.dtype)
-
+    score = field(stretch, rotation)
     parts = ScoreSplit(distribution=TARGET, **LADDER.ends, num_levels=10, resolution=512)(score).means
     likelihood = Likelihood(
         distribution=TARGET, schedule=LADDER, solver=RungeKutta(steps=64), prior="exact", num_points=N
@@ -52,7 +48,17 @@ def measured(stretch: float, rotation: float) -> dict[str, Any]:
     return {**parts, "kl": list(likelihood(score).kl), "surplus": surplus(score)}
 
 
-def surplus(score: Callable[[Tensor, Tensor | float], Tensor], n: int = N) -> list[float]:
+def field(stretch: float, rotation: float) -> Score:
+    """`stretch` times the exact score, and `rotation` times the score turned by a right angle."""
+
+    def score(x: Tensor, sigma: Tensor | float) -> Tensor:
+        s = TARGET.score(x, sigma)
+        return stretch * s + rotation * s @ TURN.to(s.dtype)
+
+    return score
+
+
+def surplus(score: Score, n: int = N) -> list[float]:
     """The mean of −log p over samples of Heun's method, less that over draws of the truth; and its standard error."""
     sigma = float(LADDER.sigmas[-1])
     start = TARGET.sample_noisy(n, float(LADDER.sigmas[0]), generator=keyed_generator(0, "start")).double()

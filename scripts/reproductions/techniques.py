@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import NormalDist
 
-from lab import Lab, spread
+from lab import Lab, floor_of, spread
 from page import table_of
 
 from ncsn_lightning import AnnealedLangevin, EnergyDistance, Geometric, load_run
@@ -51,7 +51,7 @@ def reproduce(lab: Lab) -> list[str]:
 def floor(trained: dict[str, list[Job]], samples: dict[str, dict[str, list[float]]], target: str) -> str:
     hashes = [job.hash for job in trained["all on"] if job.overrides["distribution"] == target]
     _, value, deviation = samples[hashes[0]]["energy distance"]
-    return f"{value:.2g} ± {deviation:.1g}"
+    return floor_of(value, deviation)
 
 
 def steps(lab: Lab, jobs: list[Job]) -> list[str]:

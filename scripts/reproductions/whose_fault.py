@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lab import Lab
+from lab import Lab, floor_of
 from page import ROOT, table_of
 
 from ncsn_lightning.report.metrics import plus_minus
@@ -47,7 +47,7 @@ def samples(pairs: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     rows = []
     for name, share in next(iter(pairs.values())).items():
         values = (plus_minus(column[name]["value"], column[name]["error"]) for column in pairs.values())
-        floor = f"{share['floor']:.2g} ± {share['deviation']:.1g}"
+        floor = floor_of(share["floor"], share["deviation"])
         rows.append([name.replace("_", " "), str(share["num_points"]), *values, floor])
     return table_of(["metric", "points", *pairs, "draws of the truth, ± deviation of one"], rows)
 
