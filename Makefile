@@ -36,7 +36,7 @@ check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/python -m pytest -q --doctest-modules ncsn_lightning
 	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
 	$(BIN)/python scripts/torture.py --trials 2
-	$(BIN)/python scripts/check_readme.py README.md docs/extending.md docs/your_points.md
+	$(BIN)/python scripts/check_readme.py README.md docs/lightning.md docs/extending.md docs/your_points.md
 	rm -rf outputs/check
 	$(MAKE) train ARGS="trainer.max_steps=2000 callbacks.figures.num_samples=2000 hydra.run.dir=outputs/check"
 	$(BIN)/python scripts/check_run.py outputs/check

@@ -26,8 +26,11 @@ _HOMES = {
         "ScoreTest SlicedWasserstein2 SquaredMMD Wasserstein2 WithinModes coverage curl energy_distance off_support "
         "sliced_wasserstein2 squared_mmd total_variation wasserstein2 within_modes"
     ),
-    "data": "StreamingDataModule",
-    "module": "NCSN",
+    "data": "Batch StreamingDataModule",
+    "adam": "FlatAdam FlatAdamW",
+    "module": "NCSN HasScore",
+    "loops": "BlockCallback FastLoop",
+    "callbacks": "DivergenceGuard MeasuringCallback SamplesAndFigures ScoreError ScoreErrorParts",
     "runs": "Run load_run",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

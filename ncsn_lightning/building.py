@@ -29,10 +29,13 @@ from .distributions import Distribution
 from .objectives import Objective
 from .samplers import Sampler
 
-MODEL_KINDS = (nn.Module, Sampler)
+MODEL_KINDS = (nn.Module, Sampler, torch.optim.Optimizer)
 """Kinds of class that a trained network is rebuilt from."""
 
-KINDS = (*MODEL_KINDS, Objective, torch.optim.Optimizer, L.Callback, L.LightningDataModule, Logger)
+MODEL_TRUSTED = ("ncsn_lightning", "torch.optim")
+"""Packages whose classes a trained network may name."""
+
+KINDS = (*MODEL_KINDS, Objective, L.Callback, L.LightningDataModule, Logger)
 """Kinds of class that a training is rebuilt from."""
 
 REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError, MisconfigurationException)
@@ -85,7 +88,10 @@ class Builder:
             self.built[path] = self._build(path)
         built = self.built[path]
         if not isinstance(built, kind | _Broken):
-            self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; choose another option", broken=path)
+            remedy = "choose another option"
+            if any(base.__module__.startswith("pytorch_lightning") for base in type(built).__mro__):
+                remedy = "import lightning in place of pytorch_lightning, which is another package to it"
+            self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; {remedy}", broken=path)
             return _BROKEN
         return built
 
@@ -93,6 +99,29 @@ class Builder:
         """The objects of a node that holds several by name, such as callbacks; none where there is no such node."""
         members = self.build(path, dict) if self.config.get(path) is not None else {}
         return [self.build(f"{path}.{name}", kind) for name in members] if isinstance(members, dict) else []
+
+    def drop_unnamed(self, path: str, *, given: list[str]) -> list[str]:
+        """Remove what the class of a node does not take, unless a command line gave it; return the keys.
+
+        The nodes `module` and `data` are written for the package's own classes, and serve others too.
+        """
+        node = self.config.get(path)
+        target = (
+            self._resolve(node["_target_"], path) if isinstance(node, DictConfig) and "_target_" in node else _BROKEN
+        )
+        if not isinstance(target, type):
+            return []
+        constructor: Any = target.__init__  # type: ignore[misc]
+        inherited = constructor.__module__.startswith(("lightning.", "pytorch_lightning."))  # it has none of its own
+        takes: Mapping[str, inspect.Parameter] = {} if inherited else inspect.signature(target).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+            return []
+        typed = {override.partition("=")[0].lstrip("+") for override in given}
+        dropped = [key for key in map(str, node) if not key.startswith("_") and key not in takes]
+        dropped = [key for key in dropped if f"{path}.{key}" not in typed]
+        for key in dropped:
+            del node[key]
+        return dropped
 
     def refuse(self, line: str, *, broken: str | None = None) -> None:
         """Note one wrong value; that at the path `broken` then counts as refused wherever it is used."""
@@ -142,6 +171,8 @@ class Builder:
             return _BROKEN
         if node is _BROKEN:
             self.refuse(f"{path}: missing, yet needed; leave it in")
+        if isinstance(node, DictConfig) and not all(isinstance(key, str) for key in node):
+            return OmegaConf.to_container(node, resolve=True)
         if isinstance(node, DictConfig):
             arguments = {key: self.build(f"{path}.{key}") for key in map(str, node)}
             return self._call(arguments, path) if "_target_" in arguments else arguments

@@ -44,6 +44,11 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; give a run's folder or one of its checkpoints/*.ckpt")
     checkpoint = _load(path, map_location="cpu")
     parts = {"config": dict, "state_dict": dict, "global_step": int}
+    if isinstance(checkpoint, dict) and "config" not in checkpoint and "state_dict" in checkpoint:
+        raise ValueError(
+            f"{path}: holds weights and no configuration, as training in plain Python leaves it; use "
+            "NCSN.load_from_checkpoint(path, score=…)"
+        )
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in parts.items()):
         raise ValueError(f"{path}: not written by ncsn-lightning; use one that this program wrote")
     return checkpoint

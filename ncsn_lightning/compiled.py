@@ -1,8 +1,7 @@
-r"""The optimiser step compiled as one function: forward, backward, Adam and average.
+r"""The optimiser step compiled as one function: forward, backward and Adam.
 
-Over Adam's flat state one loop updates all weights, and a call hands over ten tensors, not a hundred. The graph is
-traced without Dynamo, whose guards and wrappers would cost a tenth of every step. Adam's bias corrections come from
-outside, for the compiler would raise $\beta^t$ anew for every few weights.
+Over Adam's flat state one loop updates all weights, and a call hands over tens of tensors, not a hundred. Adam's bias
+corrections come from outside, for the compiler would raise $\beta^t$ anew for every few weights.
 """
 
 from __future__ import annotations
@@ -10,84 +9,95 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from .adam import AdamStep, is_adam
-from .training import Trainee
+from .adam import FlatAdam
+from .data import Batch
+from .internals import compile_graph, one_number, traced
 
 
 def check_compilable(kind: object) -> None:
-    """Raise ValueError for an optimiser other than Adam and AdamW, whose update alone is written out."""
-    if not is_adam(kind):
+    """Raise ValueError for an optimiser whose update is not written out."""
+    if not (isinstance(kind, type) and issubclass(kind, FlatAdam)):
         raise ValueError("compile=true: it knows the update of Adam and AdamW alone; choose optimizer=adam or adamw")
 
 
-class _MeanLoss(nn.Module):
-    """What a step differentiates, with all weights and buffers in it."""
+class _TrainingStep(nn.Module):
+    """What a step differentiates, with all weights and buffers in it; and what it logs."""
 
-    def __init__(self, trainee: Trainee) -> None:
+    def __init__(self, module: L.LightningModule) -> None:
         super().__init__()
-        self.model, self.loss = trainee.model, trainee.loss
+        self.module = module
 
-    def forward(self, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-        return self.loss(self.model, *batch).mean()
+    def forward(self, *batch: Float[Tensor, "..."]) -> tuple[Float[Tensor, ""], list[Tensor], list[Any]]:
+        with traced(self.module) as (batch_idx, logged):
+            loss = one_number(self.module, self.module.training_step(Batch(*batch), batch_idx))
+        if loss is None:
+            raise ValueError("compile=true: training_step returned no loss to be compiled; use compile=false")
+        values = [torch.as_tensor(value).detach() for _, value, _ in logged]
+        return loss, values, [(name, options) for name, _, options in logged]
 
 
-class CompiledStep(AdamStep):
+class CompiledStep:
     """The step as one function, which the first call compiles.
 
     Args:
-        trainee: what is trained.
+        trainer: what trains; its module takes the batches of the stream, and its optimiser is a `FlatAdam`.
 
     Raises:
-        ValueError: the optimiser is neither Adam nor AdamW.
+        ValueError: the optimiser is another one, or its parameters are of several kinds.
     """
 
-    def __init__(self, trainee: Trainee) -> None:
-        check_compilable(type(trainee.optimizer))
-        super().__init__(trainee)
-        self.mean_loss = _MeanLoss(trainee)
-        names = {p: name for name, p in self.mean_loss.named_parameters()}
+    def __init__(self, trainer: L.Trainer) -> None:
+        (optimizer,) = trainer.optimizers
+        check_compilable(type(optimizer))
+        assert isinstance(optimizer, FlatAdam)
+        assert optimizer.gathered(), "parameters are of one kind"
+        self.optimizer, self.groups = optimizer, optimizer.gathered()
+        self.context, self.module = trainer.precision_plugin.train_step_context, trainer.lightning_module
+        self.training_step = _TrainingStep(self.module)
+        named = dict(self.training_step.named_parameters())
+        names = {parameter: name for name, parameter in named.items()}
         self.names = [names[p] for group in self.groups for p in group.parameters]
-        self.buffers = dict(self.mean_loss.named_buffers())
+        self.fixed = {
+            **{n: p for n, p in named.items() if n not in self.names},
+            **dict(self.training_step.named_buffers()),
+        }
         self.taken = int(self.groups[0].count)
+        self.logged: list[Any] = []
         self._run: Any = None
 
-    def __call__(self, step: int, *batch: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    def __call__(self, batch: Any, batch_idx: int = 0) -> Float[Tensor, ""]:
         self.taken += 1
-        factor, numbers = self.trainee.rate(step), [self.trainee.average.weight(step)]
-        for group in self.groups:
-            numbers += group.numbers(self.taken, factor)
+        numbers = [number for group in self.groups for number in group.numbers(self.taken)]
         states = (tensor for group in self.groups for tensor in group.state)
-        given = [*states, self.average, *self.buffers.values(), *batch]
-        given.append(torch.tensor(numbers, device=self.average.device))
+        given = [*states, *self.fixed.values(), *batch, torch.tensor(numbers, device=self.groups[0].weights.device)]
         if self._run is None:
-            self._run = self._compile(given)
-        return self._run(*given)
+            self._run = compile_graph(self._step, given)
+        loss, *values = self._run(*given)
+        for (name, options), value in zip(self.logged, values, strict=True):
+            self.module.log(name, value, **options)
+        self.optimizer.step()  # without gradients it changes nothing, but calls the hooks, the average's among them
+        return loss
 
-    def _compile(self, example: list[Tensor]) -> Any:
-        graph = make_fx(lambda *given: self._step(*given), tracing_mode="fake")(*example)
-        on_cpu = self.average.device.type == "cpu"  # where calling a kernel from Python costs as much as the kernel
-        return torch._inductor.compile(graph, [*example], options={"cpp_wrapper": on_cpu})
-
-    def _step(self, *given: Tensor) -> Float[Tensor, ""]:
+    def _step(self, *given: Tensor) -> list[Tensor]:
         """The function that is compiled, of what `__call__` gives it."""
         tensors = iter(given)
         states = [list(islice(tensors, len(group.state))) for group in self.groups]
-        average = next(tensors)
-        named = {name: next(tensors) for name in self.buffers}
+        fixed = {name: next(tensors) for name in self.fixed}
         *batch, numbers = tensors
         split = (group.layout.split(weights) for group, (_, weights, *_) in zip(self.groups, states, strict=True))
         weights = [tensor.detach().requires_grad_() for tensors in split for tensor in tensors]
-        loss = functional_call(self.mean_loss, named | dict(zip(self.names, weights, strict=True)), tuple(batch))
+        with self.context():
+            named = fixed | dict(zip(self.names, weights, strict=True))
+            loss, values, self.logged = functional_call(self.training_step, named, tuple(batch))
         gradients = iter(torch.autograd.grad(loss, weights))
         with torch.no_grad():
-            share, *rest = numbers.unbind()
+            rest = numbers.unbind()
             for i, (group, state) in enumerate(zip(self.groups, states, strict=True)):
                 group.update(state, list(islice(gradients, len(group.layout.shapes))), rest[3 * i : 3 * i + 3])
-            average.lerp_(states[0][1], share)
-        return loss.detach()
+        return [loss.detach(), *values]

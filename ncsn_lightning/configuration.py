@@ -20,7 +20,7 @@ NO_RESULT = (
     *("config_hash", "group", "logger", "name", "paths", "project", "resume", "run_id", "tags"),
     *("retry_failed", "sweep_name"),
     *("threads", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
-    *("trainer.enable_progress_bar", "trainer.profiler", "data.block_size", "data.block_ends"),
+    *("trainer.enable_progress_bar", "trainer.profiler", "loop", "block_size"),
     *("callbacks.best", "callbacks.last", "callbacks.learning_rate", "callbacks.progress"),
     "callbacks.figures.every_n_steps",
 )

@@ -1,7 +1,7 @@
-"""The stream: everything random that training consumes, as a pure function of the optimiser step.
+"""The stream: everything random that training consumes, as a pure function of the batch's number.
 
-Draws are made in fixed groups of `DRAW` steps, keyed by (seed, group). How many of them one training batch consumes (a
-*block*), how many ranks share them and where a run was resumed therefore never change a number.
+Draws are made in fixed groups of `DRAW` batches, keyed by (seed, group). How many of them one call of Lightning's
+takes, how many ranks share them and where a run was resumed therefore never change a number.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -18,21 +19,21 @@ from torch.utils.data import DataLoader
 
 from .arguments import Count, Index, column, strict
 from .distributions import Distribution
-from .objectives import Objective
+from .objectives import Objective, StableTarget
 from .randomness import keyed_generator
 from .schedules import Levels
 
 DRAW = 50
-"""Steps drawn at once: about 20 µs a step; one draw a step costs three times as much."""
+"""Batches drawn at once: about 20 µs a batch; one draw a batch costs three times as much."""
 
 
-class Block(NamedTuple):
-    """What K optimiser steps consume: K batches of G levels × P points.
+class Batch(NamedTuple):
+    """What one optimiser step consumes: G levels × P points.
 
     Attributes:
-        x_noisy: `[K, G, P, 2]`, noisy points.
-        sigma: `[K, G, 1]`, their levels.
-        target: `[K, G, P, 2]`, what the score is regressed on there.
+        x_noisy: `[G, P, 2]`, noisy points.
+        sigma: `[G, 1]`, their levels.
+        target: `[G, P, 2]`, what the score is regressed on there.
     """
 
     x_noisy: Tensor
@@ -50,10 +51,11 @@ class Stream:
         batch_size: rows of the global batch, over all ranks.
         seed: of every draw.
         purpose: keeps streams of the same seed apart.
-        draw: steps drawn at once.
+        draw: batches drawn at once.
         size: of a fixed set of the target's points, a function of the seed, from which all rows are drawn with
             replacement; None for fresh ones.
         rank, world_size: the share: every `world_size`-th level, from `rank`.
+        device: where the batches go, a whole draw at once.
     """
 
     def __init__(
@@ -69,17 +71,18 @@ class Stream:
         size: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.distribution, self.levels, self.objective = distribution, levels, objective
         self.fixed = None if size is None else training_set(distribution, size, seed=seed)
-        self.seed, self.purpose, self.draw = seed, purpose, draw
+        self.seed, self.purpose, self.draw, self.device = seed, purpose, draw, device
         self.groups = levels.groups or batch_size
         self.points = batch_size // self.groups
         self.share = slice(rank, None, world_size)
         self._draw = lru_cache(maxsize=2)(self._draw)  # type: ignore[method-assign]
 
-    def _draw(self, index: int) -> Block:
-        """Steps `draw * index` to `draw * (index + 1)`, this rank's share."""
+    def _draw(self, index: int) -> list[Batch]:
+        """Batches `draw * index` to `draw * (index + 1)`, this rank's share."""
         generator = keyed_generator(self.seed, self.purpose, index)
         shape = (self.draw, self.groups, self.points, 2)
         x = self._rows(shape[0] * shape[1] * shape[2], generator).view(shape)
@@ -87,22 +90,19 @@ class Stream:
         noise = torch.randn(shape, generator=generator)
         x, sigma, noise = (field[:, self.share] for field in (x, sigma, noise))
         target = self.objective.target(x, sigma, noise, generator=generator)
-        return Block(x + column(sigma, x) * noise, sigma, target)
+        fields = (field.to(self.device) for field in (x + column(sigma, x) * noise, sigma, target))
+        return [Batch(*batch) for batch in zip(*(field.unbind() for field in fields), strict=True)]
 
     def _rows(self, n: int, generator: torch.Generator) -> Tensor:
         if self.fixed is None:
             return self.distribution.sample(n, generator=generator)
         return self.fixed[torch.randint(len(self.fixed), (n,), generator=generator)]
 
-    def block(self, start: int, stop: int) -> Block:
-        """The batches of steps `start` to `stop`."""
-        pieces = []
-        while start < stop:
-            index, offset = divmod(start, self.draw)
-            count = min(stop - start, self.draw - offset)
-            pieces.append([field[offset : offset + count] for field in self._draw(index)])
-            start += count
-        return Block(*(fields[0] if len(pieces) == 1 else torch.cat(fields) for fields in zip(*pieces, strict=True)))
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches from number `start` to `stop`, drawn by another thread while those before are trained on."""
+        first, last = start // self.draw, -(-stop // self.draw)
+        draws = ahead(self._draw(index) for index in range(first, last))
+        return islice(chain.from_iterable(draws), start - self.draw * first, stop - self.draw * first)
 
 
 def training_set(distribution: Distribution, size: int, *, seed: int) -> Tensor:
@@ -111,26 +111,32 @@ def training_set(distribution: Distribution, size: int, *, seed: int) -> Tensor:
 
 
 class Epoch:
-    """One epoch of a stream: from the trainer's step to the next validation, cut into blocks.
+    """The batches of a stream from the trainer's step to the next validation: of `length` optimiser steps, or fewer.
 
-    A block ends at every multiple of `block_size` and of each of `ends`, so that whatever happens every N optimiser
-    steps finds the trainer at that step. The step is the only state, and the trainer keeps it.
+    A batch's number is the count of those that the run has taken, which Lightning keeps in its checkpoints. Where the
+    trainer is to overfit some batches, every epoch begins with the first one.
+
+    Raises:
+        RuntimeError: the epoch before made no optimiser step, and so would all that follow.
     """
 
-    def __init__(self, stream: Stream, trainer: L.Trainer, *, block_size: int, length: int, ends: list[int]) -> None:
-        self.stream, self.trainer = stream, trainer
-        self.length, self.ends = length, [block_size, *ends]
+    def __init__(self, stream: Stream, trainer: Any, *, length: int) -> None:
+        self.stream, self.trainer, self.length = stream, trainer, length
+        self.began: int | None = None
 
-    def __iter__(self) -> Iterator[Block]:
-        return ahead(self._blocks())
-
-    def _blocks(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Batch]:
         step = self.trainer.global_step
-        last = min(_next_multiple(step, self.length), self.trainer.max_steps)
-        while step < last:
-            stop = min(last, *(_next_multiple(step, end) for end in self.ends))
-            yield self.stream.block(step, stop)
-            step = stop
+        if self.began == step:
+            raise RuntimeError(
+                f"an epoch of training has ended at step {step}, where it began: {_suspect(self.trainer)}"
+            )
+        start = 0 if self.trainer.overfit_batches else self.trainer.fit_loop.total_batch_idx + 1
+        yield from self.stream.batches(start, start + 1)  # Lightning fetches one before the epoch's first hook
+        self.began = step
+        last = _next_multiple(step, self.length)
+        if self.trainer.max_steps >= 0:
+            last = min(last, self.trainer.max_steps)
+        yield from self.stream.batches(start + 1, start + (last - step) * self.trainer.accumulate_grad_batches)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing of its own; its presence tells Lightning that the loader resumes."""
@@ -140,12 +146,20 @@ class Epoch:
         """Nothing to restore."""
 
 
-def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks, each made by another thread while the one before is trained on."""
+def _suspect(trainer: L.Trainer) -> str:
+    """What of a module keeps a training from going on."""
+    name = type(trainer.lightning_module).__name__
+    if not trainer.lightning_module.automatic_optimization:
+        return f"{name} optimises by hand; call self.optimizers().step() in its training_step"
+    return f"look at {name}.on_train_batch_start, which skips the rest of an epoch where it returns -1"
+
+
+def ahead(draws: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    """The same draws, each made by another thread while the one before is trained on."""
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
-        block = thread.submit(next, blocks, None)
-        while (made := block.result()) is not None:
-            block = thread.submit(next, blocks, None)
+        draw = thread.submit(next, draws, None)
+        while (made := draw.result()) is not None:
+            draw = thread.submit(next, draws, None)
             yield made
 
 
@@ -159,11 +173,9 @@ class StreamingDataModule(L.LightningDataModule):
     Args:
         distribution: the target.
         levels: training density of σ.
+        objective: what the score is regressed on; stable targets, unless one is given.
         batch_size: rows a step, over all ranks; a multiple of `levels.groups`.
-        block_size: optimiser steps that one `training_step` takes; it changes the speed, never a number.
         steps_per_epoch: optimiser steps between validations (and checkpoints).
-        block_ends: optimiser steps at whose multiples a block must end, besides.
-        objective: what the score is regressed on.
         validation_size: rows of the validation batch, always fresh.
         train_size: points of a fixed training set, from which all rows are drawn with replacement; None for an infinite
             stream of fresh ones.
@@ -176,16 +188,15 @@ class StreamingDataModule(L.LightningDataModule):
         *,
         distribution: Distribution,
         levels: Levels,
-        batch_size: Count,
-        block_size: Count,
-        steps_per_epoch: Count,
-        block_ends: list[Count],
-        objective: Objective,
-        validation_size: Count,
+        objective: Objective | None = None,
+        batch_size: Count = 1024,
+        steps_per_epoch: Count = 2000,
+        validation_size: Count = 4096,
         train_size: Count | None = None,
-        seed: Index,
+        seed: Index = 0,
     ) -> None:
         super().__init__()
+        objective = objective or StableTarget(distribution=distribution)
         if train_size is not None and not objective.of_rows_alone:
             raise ValueError(
                 f"train_size={train_size}: {type(objective).__name__} asks the target for more than these points; "
@@ -199,8 +210,8 @@ class StreamingDataModule(L.LightningDataModule):
                 )
         self.distribution, self.levels = distribution, levels
         self.batch_size, self.validation_size = batch_size, validation_size
-        self.block_size, self.steps_per_epoch, self.block_ends = block_size, steps_per_epoch, block_ends
-        self.objective, self.train_size, self.seed = objective, train_size, seed
+        self.steps_per_epoch, self.objective = steps_per_epoch, objective
+        self.train_size, self.seed = train_size, seed
 
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError where `ranks` processes cannot share a batch evenly."""
@@ -221,18 +232,11 @@ class StreamingDataModule(L.LightningDataModule):
             size=self.train_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            device=self.trainer.strategy.root_device,
         )
-        return Epoch(
-            stream, self.trainer, block_size=self.block_size, length=self.steps_per_epoch, ends=self.block_ends
-        )
+        return Epoch(stream, self.trainer, length=self.steps_per_epoch)
 
-    def on_before_batch_transfer(self, batch: Block, dataloader_idx: int) -> Block:
-        """Give Lightning's own callbacks the optimiser step as their x axis, before any of them looks."""
-        assert self.trainer is not None
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
-        return batch
-
-    def val_dataloader(self) -> DataLoader[Block]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         stream = Stream(
             *(self.distribution, self.levels, self.objective),
             batch_size=self.validation_size,
@@ -240,4 +244,4 @@ class StreamingDataModule(L.LightningDataModule):
             purpose="validation",
             draw=1,
         )
-        return DataLoader([stream.block(0, 1)], batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set
+        return DataLoader([*stream.batches(0, 1)], batch_size=None)  # type: ignore[arg-type]  # a list is a map-style data set

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,44 +13,48 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ThroughputMonitor,
+)
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.strategies import ParallelStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from .building import Builder, fill_automatic
-from .callbacks import PreemptionCheckpoint, RunSummary
-from .callbacks.preemption import SignalsLeftAlone
+from .building import MODEL_TRUSTED, Builder, fill_automatic
+from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
-from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint
+from .checkpoints import Checkpoint, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash
-from .data import StreamingDataModule
 from .distributions import Distribution
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
-from .module import NCSN
+from .loops import FastLoop
+from .module import HasScore
 from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
-from .scores import ScoreModel
+from .trainers import make_trainer
 
 log = logging.getLogger(__name__)
 
-TRUSTED = ("ncsn_lightning", "torch.optim", "lightning")
+TRUSTED = (*MODEL_TRUSTED, "lightning")
 """Packages whose classes a run that is resumed may name."""
 
 PARTS: dict[str, type] = {
-    "score": ScoreModel,
     "schedule": Schedule,
     "sampler": Sampler,
-    "module": NCSN,
-    "data": StreamingDataModule,
+    "module": L.LightningModule,
+    "data": L.LightningDataModule,
+    "fast_loop": FastLoop,
 }
 
+NEED_LOGGERS = (LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor)
+"""Callbacks that fail where nothing is logged."""
 
 ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
 """What every machine has."""
@@ -62,9 +65,10 @@ class Job:
     """The objects of one training."""
 
     builder: Builder
-    module: NCSN
-    data: StreamingDataModule
+    module: L.LightningModule
+    data: L.LightningDataModule
     trainer: L.Trainer
+    record: RunRecord
 
 
 def build(
@@ -93,33 +97,40 @@ def build(
     _seed(builder)
     _take_threads(builder)
     fill_automatic(builder)
+    for path in ("module", "data"):
+        if dropped := builder.drop_unnamed(path, given=overrides):
+            log.info("%s takes no %s", builder.config[path]["_target_"], ", ".join(dropped))
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
     callbacks = [*builder.build_members("callbacks", L.Callback), *callbacks]
     _check_together(builder, parts)
     if builder.refused:
-        _trainer(builder, [], parts, in_sweep=in_sweep)  # for what it would refuse besides
+        make_trainer(builder, [], parts, in_sweep=in_sweep)  # for what it would refuse besides
     builder.check()
-    module, distribution = parts["module"], builder.build("distribution")
-    module.config = builder.settled()
-    module.files = {f"distribution.{name}": content for name, content in distribution.files.items()}
-    folder = module.config["paths"]["folder"]
-    summary = RunSummary(
-        folder=folder,
-        seed=module.config["seed"],
-        overrides=overrides,
-        config_hash=module.config["config_hash"],
-    )
-    last = [summary, PreemptionCheckpoint(folder=folder)]
-    trainer = _trainer(builder, [*callbacks, *last], parts, in_sweep=in_sweep)
+    distribution = builder.build("distribution")
+    files = {f"distribution.{name}": content for name, content in distribution.files.items()}
+    record = RunRecord(config=builder.settled(), files=files, overrides=overrides)
+    last = [record, PreemptionCheckpoint(folder=record.config["paths"]["folder"])]
+    kept = _without_unmonitored(callbacks)
+    trainer = make_trainer(builder, [parts["fast_loop"], *kept, *last], parts, in_sweep=in_sweep)
     builder.check()
-    return Job(builder, module, parts["data"], trainer)
+    return Job(builder, parts["module"], parts["data"], trainer, record)
 
 
-def check(config: dict[str, Any], *, here: bool) -> None:
+def _without_unmonitored(callbacks: Sequence[L.Callback]) -> list[L.Callback]:
+    """Leave out checkpoints that wait for the score error where nothing measures it."""
+    if any(isinstance(callback, ScoreError) for callback in callbacks):
+        return [*callbacks]
+    waiting = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "score_error"]
+    for checkpoint in waiting:
+        log.info("no %s.ckpt: the callback score_error is left out", checkpoint.filename)
+    return [callback for callback in callbacks if callback not in waiting]
+
+
+def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> None:
     """Build a job of a sweep, and forget it.
 
     Args:
-        config: the plain configuration.
+        config, overrides: of `build`.
         here: whether it will train on this machine; else what this machine has is not asked.
 
     Raises:
@@ -127,7 +138,7 @@ def check(config: dict[str, Any], *, here: bool) -> None:
     """
     if not here:
         config = {**config, "trainer": {**config["trainer"], **ANYWHERE}}
-    build(config, overrides=[], in_sweep=True)
+    build(config, overrides=overrides, in_sweep=True)
 
 
 def _seed(builder: Builder) -> None:
@@ -148,95 +159,32 @@ def _take_threads(builder: Builder) -> None:
 
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
     """Refuse what is right by itself and wrong beside something else."""
-    sampler, schedule, module = parts["sampler"], parts["schedule"], parts["module"]
+    sampler, schedule, module, data = (parts[name] for name in ("sampler", "schedule", "module", "data"))
     target = builder.build("distribution")
     optimizer = builder.build("optimizer", functools.partial)
     if isinstance(sampler, Sampler) and isinstance(schedule, Schedule):
         builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
         if isinstance(target, Distribution):
             builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
-        if isinstance(parts["score"], ScoreModel):
-            builder.attempt("sampler: ", lambda: sampler.check_score(parts["score"]))
+    if isinstance(module, L.LightningModule):
+        name = builder.config.module._target_
+        if not isinstance(module, HasScore):
+            builder.refuse(
+                f"module._target_={name}: it has no property score; it should be a callable (x, sigma) -> [*batch, 2] "
+                "for samplers, metrics and pictures"
+            )
+        elif isinstance(sampler, Sampler):
+            builder.attempt("sampler: ", lambda: sampler.check_score(module.score))
+        if type(module).train_dataloader is not L.LightningModule.train_dataloader:
+            builder.refuse(
+                f"module._target_={name}: its own train_dataloader would give way to {type(data).__name__}; take it "
+                "out, or put it into a data module of your own, data._target_=…"
+            )
     if isinstance(optimizer, functools.partial):
         settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
         builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
-        if isinstance(module, NCSN) and module.compiles:
+        if builder.config.get("compile") is True and "optimizer" in builder.config.module:
             builder.attempt("", lambda: check_compilable(optimizer.func))
-
-
-def _trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any], *, in_sweep: bool) -> Any:
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
-    warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    options = builder.build("trainer", dict)
-    if not _sound(builder, options):
-        return None
-    settings = ", ".join(f"{key}={value}" for key, value in options.items())
-    if in_sweep:
-        options = _without_bar(options, callbacks)
-    trainer = builder.attempt(
-        f"trainer, of {settings}: ",
-        lambda: L.Trainer(
-            **options,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
-            logger=False,
-            max_epochs=-1,
-            log_every_n_steps=1,  # Lightning counts blocks here; the module keeps the cadence in optimiser steps
-            num_sanity_val_steps=0,
-            inference_mode=False,  # a score that is an energy differentiates while it samples
-            enable_model_summary=False,
-            default_root_dir=builder.config.paths.folder,
-        ),
-    )
-    if trainer is not None:
-        trainer._signal_connector = SignalsLeftAlone(trainer)
-        _check_ranks(builder, trainer, parts, in_sweep=in_sweep)
-    return trainer
-
-
-def _without_bar(options: dict[str, Any], callbacks: Sequence[L.Callback]) -> dict[str, Any]:
-    """Lightning's options for a training that draws no bar; its own callback then writes lines into the log."""
-    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
-    for bar in bars:
-        bar.disable()
-    return options if bars else {"enable_progress_bar": False, **options}
-
-
-def _sound(builder: Builder, options: Any) -> bool:
-    """Whether Lightning should see these options; what is wrong with some is better said here."""
-    if not isinstance(options, dict):
-        return False
-    accelerator, precision = options.get("accelerator"), str(options.get("precision"))
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        builder.refuse(f"trainer.accelerator={accelerator}: no GPU is visible here; use trainer=cpu")
-    if precision.startswith("16"):
-        builder.refuse(f"trainer.precision={precision}: losses are not rescaled here; use bf16-mixed or 32-true")
-    return not any(line.startswith("trainer") for line in builder.refused)
-
-
-def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
-    data, module, ranks = parts["data"], parts["module"], trainer.num_nodes * trainer.num_devices
-    if isinstance(data, StreamingDataModule):
-        builder.attempt("", lambda: data.check_ranks(ranks))
-    if isinstance(module, NCSN) and module.compiles and ranks > 1:
-        builder.refuse(f"compile=true: a compiled step shares no gradients among {ranks} ranks; use compile=false")
-    strategy = trainer.strategy
-    if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy.cluster_environment, LightningEnvironment):
-        return  # one process, or something else than Lightning starts the ranks
-    if in_sweep and isinstance(strategy.launcher, _SubprocessScriptLauncher):
-        builder.refuse(
-            f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "
-            "sweep anew; use trainer.strategy=ddp_spawn, or hydra/launcher=slurm, where Slurm starts the ranks"
-        )
-    if trainer.num_nodes > 1 and "NODE_RANK" not in os.environ and "GROUP_RANK" not in os.environ:
-        builder.refuse(
-            f"trainer.num_nodes={trainer.num_nodes}: nothing has started this on other nodes; "
-            "use hydra/launcher=slurm, sbatch scripts/slurm/train.sbatch, or torchrun"
-        )
 
 
 def train(config: dict[str, Any], *, overrides: list[str]) -> float:
@@ -284,18 +232,19 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     Raises:
         Preempted: the process was asked to stop (`ncsn_lightning.preemption`).
     """
-    config, trainer, module = job.module.config, job.trainer, job.module
+    config, trainer = job.record.config, job.trainer
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
     if trainer.is_global_zero:
         if broken := broken_guidelines(schedule, distribution):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
         with replacing(folder / "config.yaml") as path:
-            OmegaConf.save(OmegaConf.create({**config, "overrides": _summary(trainer).facts["overrides"]}), path)
+            OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
     with listening():
         _fit(job, checkpoint)
     # A rank of another process (ddp_spawn) keeps its results to itself, and the last validation's are handed back.
-    error = float(module.results.get("score_error", trainer.callback_metrics.get("score_error", float("nan"))))
+    measured = {**trainer.callback_metrics, **job.record.results(trainer)}
+    error = float(measured.get("score_error", float("nan")))
     if trainer.is_global_zero:
         log.info("score error %.4g; pictures and numbers in %s", error, folder)
     return error
@@ -304,10 +253,12 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
 def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
     trainer = job.trainer
     try:
-        trainer.loggers = job.builder.build_members("logger", Logger)
+        fast_dev_run = getattr(trainer, "fast_dev_run", False)  # which logs nothing
+        trainer.loggers = [DummyLogger()] if fast_dev_run else job.builder.build_members("logger", Logger)
         job.builder.check()
+        _leave_out_unlogged(trainer)
         for logger in trainer.loggers:
-            logger.log_hyperparams(job.module.config)
+            logger.log_hyperparams(job.record.config)
             if isinstance(logger, MetricsCSV):
                 logger.rewind(checkpoint.content["metrics_rows"] if checkpoint else 0)
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint.path if checkpoint else None)
@@ -319,11 +270,14 @@ def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
     _finish(trainer, exit_code=0)
 
 
+def _leave_out_unlogged(trainer: Any) -> None:
+    """Take out callbacks that need a logger where there is none."""
+    for callback in [] if trainer.loggers else [c for c in trainer.callbacks if isinstance(c, NEED_LOGGERS)]:
+        log.info("no %s: there is no logger", type(callback).__name__)
+        trainer.callbacks.remove(callback)
+
+
 def _finish(trainer: L.Trainer, *, exit_code: int) -> None:
     """End the W&B run, or the next job of this process would go on in it."""
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         wandb.finish(exit_code=exit_code)
-
-
-def _summary(trainer: Any) -> RunSummary:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, RunSummary))

@@ -1,52 +1,50 @@
-"""The LightningModule: a block of optimiser steps a call, everything else delegated."""
+"""The LightningModule: a noise-conditional score network, its loss, its average and its optimiser."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
+from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from .adam import AdamStep, is_adam
+from .adam import FlatAdam
 from .arguments import Count, Fraction, Index, strict
-from .compiled import CompiledStep
-from .data import Block
-from .loggers import MetricsCSV
-from .scores import ScoreModel
-from .training import (
-    Decay,
-    EagerStep,
-    ExponentialAverage,
-    LearningRate,
-    OptimizerFactory,
-    Step,
-    Trainee,
-    WeightedLoss,
-)
-from .weightings import Weighting
+from .data import Batch, StreamingDataModule
+from .objectives import squared_error
+from .scores import Score, ScoreModel
+from .training import Decay, ExponentialAverage, Follow, LearningRate, OptimizerFactory
+from .weightings import SigmaPower, Weighting
+
+
+@runtime_checkable
+class HasScore(Protocol):
+    """What samplers, metrics and pictures ask of a LightningModule, whatever else it is.
+
+    Attributes:
+        score: a callable `(x, sigma) -> [*batch, 2]`, in 1 / data units; not necessarily an `nn.Module`.
+    """
+
+    @property
+    def score(self) -> Score: ...
 
 
 class NCSN(L.LightningModule):
-    """A noise-conditional score network under training.
+    r"""A noise-conditional score network, fitted by $\mathrm E[\lambda(\sigma)\,\|s_\theta - target\|^2]$.
 
-    One `training_step` takes a block of optimiser steps. `trainer.global_step`, the scheduler, the average and the
-    loggers' x axis count optimiser steps all the same.
+    Source: Generative Modeling by Estimating Gradients of the Data Distribution, Song & Ermon, 2019, eq. 6.
 
     Args:
         score: the parametrised network.
-        weighting: λ(σ).
-        optimizer: makes the optimiser from parameter groups.
+        weighting: λ(σ); σ², unless another one is given.
+        optimizer: makes the optimiser from parameter groups; Adam with a rate of .005, unless another one is given.
         ema_decay: d of the average that validation, sampling and `load_run` use; 0 for none.
-        warmup_steps, decay, total_steps: of the learning rate's factor, see `LearningRate`.
-        compile: compile the whole step; pays after some 20 thousand steps.
-        log_every_n_steps: optimiser steps whose mean loss makes one logged value.
-
-    Attributes:
-        config: the plain configuration of the run, kept in its checkpoints.
-        files: contents of the files that it names, kept likewise, so that a checkpoint alone suffices.
-        results: what the callbacks found at the end of the run, for its summary.
+        warmup_steps, decay, total_steps: of the learning rate's factor, see `LearningRate`; None for the steps that the
+            trainer is to make.
     """
 
     loss_sum: Tensor
@@ -56,89 +54,92 @@ class NCSN(L.LightningModule):
         self,
         *,
         score: ScoreModel,
-        weighting: Weighting,
-        optimizer: OptimizerFactory,
-        ema_decay: Fraction,
-        warmup_steps: Index,
-        decay: Decay,
-        total_steps: Count,
-        compile: bool,
-        log_every_n_steps: Count,
+        weighting: Weighting | None = None,
+        optimizer: OptimizerFactory = partial(FlatAdam, lr=5e-3, fused=True),  # noqa: B008  (a function that makes one)
+        ema_decay: Fraction = 0.999,
+        warmup_steps: Index = 100,
+        decay: Decay = "cosine",
+        total_steps: Count | None = None,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False
         self.model = score
-        self.loss = WeightedLoss(weighting)
+        self.weighting = weighting or SigmaPower()
         self.average = ExponentialAverage(score, decay=ema_decay)
         self.optimizer = optimizer
-        self.rate = LearningRate(warmup_steps, total_steps, decay)
-        self.compiles = compile
-        self.log_every_n_steps = log_every_n_steps
+        self.warmup_steps, self.decay, self.total_steps = warmup_steps, decay, total_steps
         self.register_buffer("loss_sum", torch.zeros(()))
-        self.config: dict[str, Any] = {}
-        self.files: dict[str, Tensor] = {}
-        self.results: dict[str, Any] = {}
 
     @property
     def score(self) -> ScoreModel:
         """The averaged score."""
         return self.average.model
 
+    def loss(self, score: Score, batch: Batch) -> Float[Tensor, "groups points"]:
+        """λ(σ)·e + penalty(σ) of every row, where e is the squared error of the score."""
+        error = squared_error(score(batch.x_noisy, batch.sigma), batch.target)
+        return self.weighting(batch.sigma) * error + self.weighting.penalty(batch.sigma)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        loss = self.loss(self.model, batch).mean()
+        self.loss_sum.add_(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        loss = self.loss(self.score, batch).mean()
+        self.log_dict({"loss/validation": loss, "step": float(self.global_step)})
+
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, object]] = [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
-        if learned := list(self.loss.weighting.parameters()):
+        if learned := list(self.weighting.parameters()):
             groups.append({"params": learned, "weight_decay": 0.0})
         optimizer = self.optimizer(groups)
-        schedule = {"scheduler": LambdaLR(optimizer, self.rate), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        optimizer.register_step_post_hook(Follow(self.average, self.model, lambda: self.global_step))
+        rate = LearningRate(self.warmup_steps, self.total_steps or planned_steps(self.trainer), self.decay)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
 
     def on_train_start(self) -> None:
-        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        assert isinstance(scheduler, LambdaLR)
-        self.scheduler = scheduler
-        trainee = Trainee(self.model, self.loss, self.average, optimizer, self.rate)
-        if self.compiles:
-            self.step: Step = CompiledStep(trainee)
-        else:
-            backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
-            self.step = (AdamStep if is_adam(type(optimizer)) else EagerStep)(trainee, backward=backward)
+        trainer: Any = self.trainer
+        self.log_every, self.batches = trainer.log_every_n_steps, trainer.accumulate_grad_batches
+        self.logged_at = self.global_step - self.global_step % self.log_every
+        if self.logged_at == self.global_step and self.loss_sum:  # saved at this step, before the value was logged
+            self.logged_at = max(0, self.logged_at - self.log_every)
 
-    def training_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
-        losses = []
-        for step, fields in enumerate(zip(*(field.unbind() for field in batch), strict=True), self.trainer.global_step):
-            losses.append(self.step(step, *fields))
-            self.loss_sum.add_(losses[-1])
-        self._count(len(losses))
-        if self.trainer.global_step % self.log_every_n_steps == 0:
-            self._log_loss()
-        return {"loss": torch.stack(losses).mean()}
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the mean loss over the optimiser steps since its last value, wherever Lightning logs."""
+        steps = self.global_step - self.logged_at
+        if steps and self.global_step % self.log_every == 0 and self.loss_sum:
+            self.log("loss/train", self.loss_sum / (steps * self.batches), prog_bar=True)
+            self.loss_sum.zero_()
+            self.logged_at = self.global_step
 
-    def _count(self, steps: int) -> None:
-        """Tell the scheduler and `trainer.global_step` of optimiser steps that Lightning did not see."""
-        self.scheduler.last_epoch += steps - 1  # its factor is a function of the step, which may jump
-        self.scheduler.step()
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for counts in (progress.total, progress.current):
-            counts.ready += steps
-            counts.completed += steps
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **named: Any) -> Any:
+        """The module that a checkpoint holds the weights of, as Lightning does it; a checkpoint is read as data alone.
 
-    def _log_loss(self) -> None:
-        """Straight to the loggers, for Lightning would repeat the value at every block until the next."""
-        loss = self.loss_sum / self.log_every_n_steps
-        self.loss_sum.zero_()
-        self.log("loss/train", loss, logger=False, prog_bar=True)
-        for logger in self.loggers:
-            logger.log_metrics({"loss/train": float(loss)}, self.trainer.global_step)
+        Raises:
+            ValueError: an argument of the constructor is missing, or does not fit the weights.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *arguments, **{"weights_only": True, **named})
+        except (TypeError, ValidationError, RuntimeError) as error:
+            raise ValueError(
+                f"{checkpoint_path}: holds weights alone; give what the module was made with, "
+                f"{cls.__name__}.load_from_checkpoint(path, score=…), or use load_run for a run of ncsn-train"
+            ) from error
 
-    @torch.no_grad()
-    def validation_step(self, batch: Block, batch_idx: int) -> None:
-        loss = self.loss(self.score, *(field[0] for field in batch)).mean()
-        self.log_dict({"loss/validation": loss, "step": float(self.trainer.global_step)})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, and how far the metrics on disk go with this checkpoint."""
-        checkpoint["config"], checkpoint["files"] = self.config, self.files
-        for logger in self.loggers:
-            logger.save()
-        checkpoint["metrics_rows"] = sum(logger.rows for logger in self.loggers if isinstance(logger, MetricsCSV))
+def planned_steps(trainer: L.Trainer) -> int:
+    """The optimiser steps that a trainer is to make, as far as `max_steps` and `max_epochs` say.
+
+    Raises:
+        ValueError: neither does.
+    """
+    data, epochs = getattr(trainer, "datamodule", None), trainer.max_epochs or -1
+    by_steps = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    if isinstance(data, StreamingDataModule):
+        by_steps += [epochs * data.steps_per_epoch] if epochs >= 0 else []
+    elif not by_steps and trainer.estimated_stepping_batches != float("inf"):
+        by_steps = [int(trainer.estimated_stepping_batches)]
+    if not by_steps:
+        raise ValueError("total_steps=None: this training has no end; give max_steps to the trainer, or total_steps")
+    return max(1, min(by_steps))

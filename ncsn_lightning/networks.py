@@ -163,9 +163,9 @@ class FiLM(Network):
         *,
         embedding: Embedding,
         hidden_dims: Widths,
-        num_frequencies: Count,
-        frequency_min: Positive,
-        frequency_max: Positive,
+        num_frequencies: Count = 96,
+        frequency_min: Positive = 0.25,
+        frequency_max: Positive = 24.0,
     ) -> None:
         super().__init__()
         if frequency_min > frequency_max:

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import lightning as L
 
-from .building import MODEL_KINDS, Builder
+from .building import MODEL_KINDS, MODEL_TRUSTED, Builder
 from .checkpoints import latest_checkpoint, read_checkpoint
 from .distributions import Distribution
+from .module import HasScore
 from .samplers import Sampler
 from .schedules import Schedule
-from .scores import ScoreModel
+from .scores import Score
 
 PARTS: dict[str, type] = {
     "distribution": Distribution,
     "schedule": Schedule,
     "sampler": Sampler,
-    "score": ScoreModel,
+    "module": L.LightningModule,
 }
 
 
@@ -32,7 +33,8 @@ class Run:
         distribution: the target.
         schedule: the ladder.
         sampler: of the run.
-        score: the averaged weights, without gradients.
+        module: as it was trained, in float32, without gradients and ready for evaluation.
+        score: the module's; of NCSN that of the averaged weights.
         steps: optimiser steps taken.
     """
 
@@ -40,7 +42,8 @@ class Run:
     distribution: Distribution
     schedule: Schedule
     sampler: Sampler
-    score: ScoreModel
+    module: L.LightningModule
+    score: Score
     steps: int
 
 
@@ -51,7 +54,7 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
 
     Args:
         path: a run's folder (its furthest whole checkpoint is taken) or a checkpoint.
-        trust: further packages whose targets, networks, … the checkpoint may name.
+        trust: further packages whose targets, networks, modules, … the checkpoint may name.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -59,16 +62,18 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
     """
     checkpoint = _read(Path(path))
     builder = Builder(
-        checkpoint["config"], trust=("ncsn_lightning", *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")
+        checkpoint["config"], trust=(*MODEL_TRUSTED, *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")
     )
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
     builder.check()
+    module = parts["module"]
     try:
-        parts["score"].load_state_dict(_under("average.model.", checkpoint["state_dict"]))
+        module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"run={path}: its weights do not fit its own configuration; use another checkpoint") from error
-    parts["score"].requires_grad_(False)
-    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], **parts)
+    module.requires_grad_(False).eval()
+    assert isinstance(module, HasScore)
+    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], score=module.score, **parts)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -84,7 +89,3 @@ def _read(path: Path) -> dict[str, Any]:
         return read_checkpoint(path)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"run={error}") from error
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -29,14 +29,21 @@ from torch import Tensor, nn
 
 import ncsn_lightning
 from ncsn_lightning import (
+    NCSN,
     AnnealedLangevin,
+    Batch,
+    BlockCallback,
     Checkerboard,
+    Denoising,
+    FastLoop,
     Geometric,
     Heun,
     Karras,
     Likelihood,
+    LogUniform,
     Points,
     RungeKutta,
+    StreamingDataModule,
     jobs,
 )
 from ncsn_lightning.building import fill_automatic
@@ -68,21 +75,20 @@ class PrimerNetwork(nn.Module):
 
 
 def plain_training(*, fused: bool) -> Iterator[None]:
-    """The primer's training loop on fresh data: Adam, no logs, no average; `BLOCK` steps at a time."""
+    """The primer's training loop on fresh data: Adam, no logs, no average; a step at a time."""
     network, target = PrimerNetwork(), Checkerboard()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=fused)
     data = target.sample(50_000)
     while True:
-        for _ in range(BLOCK):
-            x = data[torch.randint(len(data), (BATCH,))]
-            sigma = SIGMAS[torch.randint(len(SIGMAS), (BATCH,))]
-            noise = torch.randn_like(x)
-            error = network(x + sigma.unsqueeze(-1) * noise, sigma) + noise / sigma.unsqueeze(-1)
-            loss = (error.square().sum(-1) * sigma**2).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
+        x = data[torch.randint(len(data), (BATCH,))]
+        sigma = SIGMAS[torch.randint(len(SIGMAS), (BATCH,))]
+        noise = torch.randn_like(x)
+        error = network(x + sigma.unsqueeze(-1) * noise, sigma) + noise / sigma.unsqueeze(-1)
+        loss = (error.square().sum(-1) * sigma**2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
         yield
 
 
@@ -91,13 +97,13 @@ def clocks() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-class Interleaved(L.Callback):
+class Interleaved(BlockCallback):
     """After each block of ours, as many steps of the plain loops; the seconds that each took after `WARM` steps."""
 
     def __init__(self) -> None:
         self.loops = {"plain": plain_training(fused=False), "fused": plain_training(fused=True)}
         self.seconds = {name: np.zeros(2) for name in ("ours", *self.loops)}
-        self.mark, self.compiling = clocks(), 0.0
+        self.mark, self.compiling, self.steps = clocks(), 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.mark = clocks()
@@ -105,11 +111,13 @@ class Interleaved(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         if trainer.global_step > WARM:
             self.seconds["ours"] += clocks() - self.mark
-        elif trainer.global_step == BLOCK:
+        elif not self.steps:
             self.compiling = (clocks() - self.mark)[0]
+        taken, self.steps = trainer.global_step - self.steps, trainer.global_step
         for name, loop in self.loops.items():
             started = clocks()
-            next(loop)
+            for _ in range(taken):
+                next(loop)
             if trainer.global_step > WARM:
                 self.seconds[name] += clocks() - started
         self.mark = clocks()
@@ -128,8 +136,7 @@ def lightning_training(steps: int, *, compiled: bool) -> Interleaved:
             "levels.groups=64",
             "logger=csv",
             "~callbacks.figures",
-            "data.block_ends=[]",
-            f"data.block_size={BLOCK}",
+            f"block_size={BLOCK}",
             f"trainer.max_steps={steps}",
             f"compile={compiled}",
         ]
@@ -141,6 +148,70 @@ def lightning_training(steps: int, *, compiled: bool) -> Interleaved:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             jobs.fit(job)
     return interleaved
+
+
+class UsualModule(L.LightningModule):
+    """The same network as anybody would train it in Lightning, with a value logged at every step or without."""
+
+    def __init__(self, *, logs: bool) -> None:
+        super().__init__()
+        self.score, self.logs = our_score(), logs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        error = (self.score(batch.x_noisy, batch.sigma) - batch.target).square().sum(-1)
+        loss = (batch.sigma.square() * error).mean()
+        if self.logs:
+            self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3, fused=True)
+
+
+class Clock(BlockCallback):
+    """Seconds from the first step of a training to its last."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+def loop_seconds(module: L.LightningModule, *, fast: bool, steps: int) -> float:
+    """Seconds of a training in plain Python on the stream."""
+    target, clock = Checkerboard(), Clock()
+    levels = LogUniform(schedule=Geometric(sigma_min=0.01, sigma_max=2.0), groups=64, stratified=True)
+    data = StreamingDataModule(
+        distribution=target, levels=levels, objective=Denoising(), batch_size=BATCH, steps_per_epoch=steps
+    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    callbacks = [clock, FastLoop()] if fast else [clock]
+    trainer = L.Trainer(max_steps=steps, accelerator="cpu", callbacks=callbacks, enable_model_summary=False, **quiet)
+    trainer.fit(module, datamodule=data)
+    return clock.seconds
+
+
+def loops(console: Console, *, repeats: int, steps: int) -> None:
+    """The two loops, and somebody's own module in both, in turn."""
+    ours, plain, logging_ = (
+        lambda: NCSN(score=our_score()),
+        lambda: UsualModule(logs=False),
+        lambda: UsualModule(logs=True),
+    )
+    pairs = {
+        "standard loop, NCSN × a usual module that logs": ((logging_, False), (ours, False)),
+        "fast loop × standard loop, NCSN": ((ours, False), (ours, True)),
+        "fast loop, a usual module × NCSN": ((ours, True), (plain, True)),
+        "fast loop, a usual module that logs at every step × NCSN": ((ours, True), (logging_, True)),
+    }
+    table = Table("loops", "×", title=f"whole trainings of {steps} steps, {torch.get_num_threads()} threads")
+    for name, (theirs, mine) in pairs.items():
+        seconds = [
+            [loop_seconds(make(), fast=fast, steps=steps) for make, fast in (theirs, mine)] for _ in range(repeats)
+        ]
+        table.add_row(name, ratios([a for a, _ in seconds], [b for _, b in seconds]))
+    console.print(table)
 
 
 def plain_sampling(network: nn.Module, n: int) -> float:
@@ -270,6 +341,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:  # an empty one: the first compilation is timed as a user meets it
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         training(console, repeats=arguments.repeats, steps=arguments.steps, compiled=not arguments.no_compile)
+    loops(console, repeats=arguments.repeats, steps=1000)
     sampling(console, repeats=arguments.repeats, n=arguments.chains)
     default_network(console)
     exact_scores(console)

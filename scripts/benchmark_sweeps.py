@@ -40,7 +40,7 @@ def seconds(*arguments: str, folder: Path) -> float:
 
 def resuming(folder: Path) -> str:
     """A finished sweep of 72 jobs, run again."""
-    command = ("-m", "sweep=schedule_weighting", *SHORT, "~callbacks.figures", "data.block_ends=[]")
+    command = ("-m", "sweep=schedule_weighting", *SHORT, "~callbacks.figures")
     seconds(*command, folder=folder)
     times = [seconds(*command, folder=folder) for _ in range(3)]
     jobs = len(read_sweep(folder / "sweeps/schedule_weighting").jobs)

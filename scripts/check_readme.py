@@ -32,7 +32,7 @@ SMALL = {
     "logger": "csv",
 }
 DRAWN = {"callbacks.figures.num_samples": "50", "callbacks.figures.every_n_steps": "20"}
-UNDRAWN = {"~callbacks.figures": "", "data.block_ends": "[20]"}
+UNDRAWN = {"~callbacks.figures": ""}
 
 
 class Block(NamedTuple):
@@ -63,7 +63,8 @@ def shortened(command: str, *, drawn: bool) -> str:
         return command
     settings = {**SMALL, **(DRAWN if drawn else UNDRAWN)}
     chosen = re.findall(r" ([\w.]+)=", command)
-    kept = [key for key in settings if key not in chosen and key.partition(".")[0] not in chosen]
+    groups = {key.partition(".")[0] for key in chosen if key.endswith("._target_")} | {*chosen}  # of another class
+    kept = [key for key in settings if key not in chosen and key.partition(".")[0] not in groups]
     return f"{command} {shlex.join(f'{key}={settings[key]}'.removesuffix('=') for key in kept)}"
 
 

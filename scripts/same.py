@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from ncsn_lightning import load_run
+
 ROOT = Path(__file__).parents[1]
 RECIPES = {
     "default": ["experiment=default", "weighting=learned"],
@@ -26,18 +28,32 @@ SHORT = [
     "score_test.num_points=256",
 ]
 
+RENAMED = {"loss.weighting.": "weighting."}
+"""How names of tensors began at an earlier revision, and how they begin now."""
+
 
 def weights(tree: Path, recipe: list[str], folder: Path) -> dict[str, torch.Tensor]:
     """Train with the code in `tree` and return everything that its last checkpoint holds of the module."""
     command = [sys.executable, str(tree / "scripts/train.py"), *recipe, *SHORT, f"hydra.run.dir={folder}"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return {renamed(name): tensor for name, tensor in state.items()}
 
 
-def differences(here: dict[str, torch.Tensor], there: dict[str, torch.Tensor]) -> list[str]:
-    """One line for each tensor that is missing on a side or differs."""
-    lines = [f"{name}: only on one side" for name in here.keys() ^ there.keys()]
+def renamed(name: str) -> str:
+    """What a tensor is called now."""
+    for before, now in RENAMED.items():
+        if name.startswith(before):
+            return now + name.removeprefix(before)
+    return name
+
+
+def differences(
+    here: dict[str, torch.Tensor], there: dict[str, torch.Tensor], *, constant: set[str] = frozenset()
+) -> list[str]:
+    """One line for each tensor that is missing on a side or differs; those in `constant` may be new."""
+    lines = [f"{name}: only on one side" for name in (here.keys() ^ there.keys()) - constant]
     for name in here.keys() & there.keys():
         if not torch.equal(here[name], there[name]):
             gap = (here[name].double() - there[name].double()).abs().max()
@@ -55,7 +71,8 @@ def main() -> None:
             for name, recipe in RECIPES.items():
                 here = weights(ROOT, recipe, Path(scratch) / f"{name}-here")
                 there = weights(tree, recipe, Path(scratch) / f"{name}-there")
-                lines = differences(here, there)
+                buffers = {name for name, _ in load_run(Path(scratch) / f"{name}-here").module.named_buffers()}
+                lines = differences(here, there, constant=buffers)
                 failed |= bool(lines)
                 print(f"{name}: {'the same' if not lines else 'different'} ({len(here)} tensors)", *lines, sep="\n  ")
         finally:

@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 SWEEP = (
     *("-m", "schedule.num_levels=8,9,10", "seed=0,1,2", "weighting=learned", "logger=csv"),
     *("network.hidden_dims=[16,16]", "network.embedding.dim=8", "objective.pool_size=1000", "data.batch_size=64"),
-    *("trainer.max_steps=60", "data.steps_per_epoch=15", "data.block_size=5", "module.log_every_n_steps=5"),
+    *("trainer.max_steps=60", "data.steps_per_epoch=15", "block_size=5", "trainer.log_every_n_steps=5"),
     *("data.validation_size=64", "score_test.num_points=64", "sampler.steps_per_level=2"),
     "callbacks.figures.num_samples=50",
 )

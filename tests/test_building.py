@@ -30,7 +30,7 @@ NEEDS = {
     "trainer=ddp": ["trainer.accelerator=cpu"],
 }
 FIXED = {"embedding", "dim"}  # a group of its own; the dimension of the data
-LEAN = ["~callbacks.figures", "data.block_ends=[]"]
+LEAN = ["~callbacks.figures"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,10 @@ def test_our_files_name_every_argument_of_our_classes():
     for path in FILES:
         for node in targets(yaml.safe_load(path.read_text())):
             if node["_target_"].startswith("ncsn_lightning.") and path.parent.name != "logger":
-                arguments = set(inspect.signature(get_object(node["_target_"])).parameters)
+                kind = get_object(node["_target_"])
+                if issubclass(kind, torch.optim.Optimizer):  # whose options are torch's own
+                    continue
+                arguments = set(inspect.signature(kind).parameters)
                 assert arguments - {"args", "kwargs", *FIXED} <= node.keys(), path
 
 
@@ -116,7 +119,7 @@ ONE_LINE = [
     (["+schedule.sgma_min=1"], "schedule.sgma_min=1: no such argument; did you mean sigma_min"),
     (["data.batch_size=0"], "data.batch_size=0: should be greater than or equal to 1"),
     (["data.batch_size=1.5"], "data.batch_size=1.5: should be a valid integer"),
-    (["data.block_size=0"], "data.block_size=0: should be greater"),
+    (["block_size=0"], "block_size=0: should be greater"),
     (["levels.groups=7"], "data.batch_size=64 is no multiple of levels.groups=7: change"),
     (["levels.groups=0"], "levels.groups=0: should be greater than or equal to 1"),
     (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3"], "levels.groups=64 cannot be shared by 3 ranks"),
@@ -126,13 +129,12 @@ ONE_LINE = [
     ),
     (["trainer.max_steps=0"], "trainer.max_steps=0: should be greater than or equal to 1"),
     (["trainer.max_steps=-5"], "trainer.max_steps=-5: should be greater than or equal to 1"),
-    (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: .*use bf16-mixed or 32-true"),
-    (["trainer.precision=33"], "trainer, of .*precision=33.*: Precision 33 is invalid. Allowed"),
+    (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: .*use 32-true or bf16-mixed"),
+    (["trainer.precision=33"], "trainer.precision=33: not tried here; use 32-true or bf16-mixed"),
     (["trainer.accelerator=abacus"], "trainer, of accelerator=abacus.*: "),
     (["+trainer.foo=1"], "trainer, of .*foo=1: .*unexpected keyword argument 'foo'"),
     (["callbacks.figures.num_samples=0"], "callbacks.figures.num_samples=0: should be greater than or equal to 1"),
     (["callbacks.figures.every_n_steps=0"], "callbacks.figures.every_n_steps=0: should be greater"),
-    (["~callbacks.figures"], "callbacks.figures.every_n_steps: missing, yet needed; leave it in"),
     (["callbacks.guard=3"], "callbacks.guard=3: should be a Callback"),
     (["network.hidden_dims=[]"], r"network.hidden_dims=\[\]: .*at least 1 item"),
     (["network.hidden_dims=[16,0]"], r"network.hidden_dims\[1\]=0: should be greater"),
@@ -146,7 +148,7 @@ ONE_LINE = [
         "sampler.step_ratio=0.3 lies outside 1 − γ … 1 \\+ γ: ",
     ),
     (["sampler.step_ratio=auto", "schedule=single", "levels=ladder"], "sampler.step_ratio='auto' follows from .* two"),
-    (["score=exact"], "score=ExactScore: should be a ScoreModel"),
+    (["score=exact"], "score=ExactScore: should be an instance of ScoreModel"),
     (["sampler=mala"], "sampler: MALA accepts and rejects by log p_σ, which Preconditioned does not have; use score=e"),
     (["sampler=predictor_corrector", "sampler.predictor=heun"], "sampler.predictor='heun': should be 'reverse_diffus"),
     (["sampler.prior=flat"], "sampler.prior='flat': should be 'gaussian', 'moment_matched' or 'uniform'"),
@@ -159,7 +161,7 @@ ONE_LINE = [
     (["module.decay=steep"], "module.decay='steep': should be 'constant' or 'cosine'"),
     (["seed=-1"], "seed=-1: give a whole number"),
     (["seed=1.5"], "seed=1.5: give a whole number"),
-    (["data=foo"], "data='foo': should be a StreamingDataModule"),
+    (["data=foo"], "data='foo': should be a LightningDataModule"),
     (["distribution._target_=ncsn_lightning.distributions.Chess"], "distribution._target_=ncsn_lightning.*Chess"),
     (["distribution._target_=collections.Counter"], "distribution=Counter: should be a Distribution"),
     (["distribution=points"], "distribution.path: missing; give distribution.path="),
@@ -250,13 +252,12 @@ def test_a_group_is_one_object_for_all_that_name_it(configure):
     assert job.data.distribution is target
     assert job.data.objective.distribution is target
     callbacks = job.builder.build("callbacks")
-    assert callbacks["figures"].score_error is callbacks["score_error"]
     assert callbacks["score_error"].test is job.builder.build("score_test")
 
 
 def test_automatic_values_follow_the_target_and_are_settled(configure):
     job = jobs.build(configure("distribution=grid_gaussians", "weighting=edm"), overrides=[])
-    target, settled = job.builder.build("distribution"), job.module.config
+    target, settled = job.builder.build("distribution"), job.record.config
     assert settled["schedule"]["sigma_max"] == pytest.approx(target.diameter, rel=1e-5)
     assert settled["schedule"]["sigma_min"] == pytest.approx(target.scale / 10)
     assert (
@@ -306,7 +307,7 @@ def test_a_trusted_package_is_imported_and_another_is_not(importable):
 
 def test_a_hash_names_what_can_change_the_result(configure):
     def name(*overrides, folder="run"):
-        return config_hash(jobs.build(configure(*LEAN, *overrides, folder=folder), overrides=[]).module.config)
+        return config_hash(jobs.build(configure(*LEAN, *overrides, folder=folder), overrides=[]).record.config)
 
     usual = name()
     assert name(folder="elsewhere") == usual

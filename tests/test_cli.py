@@ -36,7 +36,7 @@ TINY = [
     "callbacks.figures.num_samples=50",
     "sampler.steps_per_level=2",
 ]
-BARE = ["~callbacks.figures", "data.block_ends=[]"]
+BARE = ["~callbacks.figures"]
 
 
 WITHOUT_TORCH = {
@@ -388,7 +388,7 @@ CHECKPOINTS = {
     "truncated": "truncated or no checkpoint; use another one of the run",
     "pickle": "truncated or no checkpoint; use another one of the run",
     "payload": "it holds more than data and is not loaded; use one that this program wrote",
-    "foreign": "not written by ncsn-lightning; use one that this program wrote",
+    "foreign": "holds weights and no configuration, as training in plain Python leaves it",
     "misfit": "its weights do not fit its own configuration; use another checkpoint",
     "headless": "distribution=dict: should be a Distribution",
     "target": "distribution._target_=ncsn_lightning.cli.os.system: no class that may be named here, and not called",

@@ -18,7 +18,10 @@ def script(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/your_points.md", "docs/extending.md"])
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*deprecated", "ignore:.*does not have many workers", "ignore:.*`srun` command"
+)
+@pytest.mark.parametrize("page", ["README.md", "docs/lightning.md", "docs/your_points.md", "docs/extending.md"])
 def test_python_runs(page, importable, monkeypatch):
     """Blocks in order, in one folder; those that need a trained run are run with the page's commands."""
     monkeypatch.chdir(importable)

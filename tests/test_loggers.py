@@ -54,7 +54,7 @@ def test_an_offline_run_holds_metrics_media_tables_and_config(offline):
     everything = inspect(run)
     for key in ("loss/train", "loss/validation", "score_error", "figures/samples", "figures/annealing", "samples"):
         assert key in everything, key
-    for key in ("score_error_per_level", "figures/score_field", "figures/learned_weighting", "lr-Adam"):
+    for key in ("score_error_per_level", "figures/score_field", "figures/learned_weighting", "lr-FlatAdam"):
         assert key in everything, key
     summary = json.loads(inspect(run, "--summary"))
     text = json.dumps(summary)
@@ -121,12 +121,12 @@ def test_other_loggers_get_metrics_and_pictures(kind, configure, tmp_path):
 
         events = EventAccumulator(str(tmp_path / "run/tensorboard"))
         events.Reload()
-        assert [e.step for e in events.Scalars("loss/train")] == [50, 100]
+        assert [e.step for e in events.Scalars("loss/train")] == [49, 99]
         assert "figures/samples" in events.Tags()["images"]
     else:
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
         (run,) = client.search_runs([client.get_experiment_by_name("ncsn-lightning").experiment_id])
-        assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == [50, 100]
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == [49, 99]
         assert "figures/samples.png" in {a.path for a in client.list_artifacts(run.info.run_id, "figures")}

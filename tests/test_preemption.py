@@ -16,17 +16,17 @@ import lightning as L
 import pytest
 from processes import assert_same_end, finish, fresh, start, wait_for
 
-from ncsn_lightning import jobs
+from ncsn_lightning import BlockCallback, jobs
 from ncsn_lightning.callbacks import Preempted
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.preemption import SIGNALS, WARNINGS, asked, listening, note
 
-BLOCKS = ["data.block_size=20", "data.block_ends=[]", "~callbacks.figures", "weighting=learned"]
+BLOCKS = ["block_size=20", "~callbacks.figures", "weighting=learned"]
 ENDS = [20, 40, 50, 60, 80, 100]
 """Steps at which the blocks of such a run end; 50 ends an epoch, 100 the run."""
 
 
-class Ask(L.Callback):
+class Ask(BlockCallback):
     """Send this process a signal during the block that begins at a step."""
 
     def __init__(self, step, signum):
@@ -84,8 +84,8 @@ def test_asked_in_any_block(signum, train, tmp_path):
 def test_asked_at_random_moments_until_it_is_done(tmp_path):
     """Whatever the process is doing then: starting, training, validating, drawing, ending."""
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
-    finish(start(*fresh(undisturbed), "data.block_size=7"))
-    process, chance = start(*fresh(folder), "data.block_size=7"), random.Random(0)
+    finish(start(*fresh(undisturbed), "block_size=7"))
+    process, chance = start(*fresh(folder), "block_size=7"), random.Random(0)
     wait_for((folder / "checkpoints/last.ckpt").exists, process)
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         time.sleep(chance.uniform(0, 1))
@@ -101,7 +101,7 @@ def test_asked_at_random_moments_until_it_is_done(tmp_path):
 def two_ranks(folder, *more):
     """A run whose first picture appears at step 40, inside an epoch."""
     small = ["data.steps_per_epoch=100", "trainer.max_steps=200", "callbacks.figures.every_n_steps=40"]
-    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.block_size=10"]
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "block_size=10"]
     return start(*fresh(folder), *small, *ranks, *more)
 
 
@@ -154,7 +154,7 @@ def test_spawned_ranks_hear_of_what_their_parent_was_asked(tmp_path):
 
 def test_a_signal_that_comes_too_late_is_given_back(configure):
     """The run ends as it would have; whoever listened before hears of a SIGTERM then."""
-    job, heard = jobs.build(configure("~callbacks.figures", "data.block_ends=[]"), overrides=[]), []
+    job, heard = jobs.build(configure("~callbacks.figures"), overrides=[]), []
 
     class AskAtTheEnd(L.Callback):
         def on_fit_end(self, *_):
@@ -168,7 +168,7 @@ def test_a_signal_that_comes_too_late_is_given_back(configure):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
-    assert summary(Path(job.module.config["paths"]["folder"]))["status"] == "finished"
+    assert summary(Path(job.record.config["paths"]["folder"]))["status"] == "finished"
 
 
 def test_the_last_of_the_signals_counts_and_is_forgotten_in_the_end():

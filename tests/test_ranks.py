@@ -7,7 +7,7 @@ import torch
 from processes import finish, start
 
 from ncsn_lightning import Denoising, Geometric, LogUniform, StableTarget, TwoGaussians
-from ncsn_lightning.data import Block, Stream
+from ncsn_lightning.data import Batch, Stream
 
 RECIPE = [
     "trainer=ddp",
@@ -23,7 +23,6 @@ RECIPE = [
     "trainer.max_steps=100",
     "score_test.num_points=64",
     "~callbacks.figures",
-    "data.block_ends=[]",
 ]
 
 
@@ -74,10 +73,11 @@ def test_ranks_share_one_global_batch(ranks):
         target = TwoGaussians()
         objective = StableTarget(distribution=target, pool_size=1000)
         stream = Stream(target, levels, objective, batch_size=32, seed=3, rank=rank, world_size=world_size)
-        return stream.block(40, 60)  # across the boundary of two draws
+        batches = stream.batches(40, 60)  # across the boundary of two draws
+        return Batch(*(torch.stack(field) for field in zip(*batches, strict=True)))
 
     whole, shares = block(), [block(rank, ranks) for rank in range(ranks)]
-    for field in Block._fields:
+    for field in Batch._fields:
         together = torch.stack([getattr(share, field) for share in shares], dim=2).flatten(1, 2)
         assert torch.equal(together, getattr(whole, field))
 
@@ -88,10 +88,9 @@ def test_a_batch_is_a_function_of_its_step_alone():
     def stream(seed=0, purpose="train"):
         return Stream(TwoGaussians(), levels, Denoising(), batch_size=8, seed=seed, purpose=purpose)
 
-    late = stream().block(1234, 1236)
-    walked = stream()
-    for step in range(1200, 1234):
-        walked.block(step, step + 1)
-    assert all(torch.equal(a, b) for a, b in zip(walked.block(1234, 1236), late, strict=True))
-    assert not torch.equal(stream(seed=1).block(1234, 1236).x_noisy, late.x_noisy)
-    assert not torch.equal(stream(purpose="validation").block(1234, 1236).x_noisy, late.x_noisy)
+    late = [*stream().batches(1234, 1236)]
+    walked = [*stream().batches(1200, 1236)][-2:]
+    for one, other in zip(walked, late, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for other in (stream(seed=1), stream(purpose="validation")):
+        assert not torch.equal(next(other.batches(1234, 1236)).x_noisy, late[0].x_noisy)

@@ -266,9 +266,9 @@ def test_the_command_says_the_answer_and_imports_nothing_slow(tmp_path):
 def test_a_multirun_ends_with_its_report(tmp_path):
     """Of jobs that finished and jobs that failed."""
     tiny = [
-        *("logger=csv", "trainer.max_steps=20", "data.steps_per_epoch=20", "data.batch_size=64", "data.block_size=10"),
+        *("logger=csv", "trainer.max_steps=20", "data.steps_per_epoch=20", "data.batch_size=64", "block_size=10"),
         *("network.hidden_dims=[8]", "network.embedding.dim=8", "data.validation_size=64", "score_test.num_points=16"),
-        *("~callbacks.figures", "data.block_ends=[]", "callbacks.guard.factor=1e-9,1000.0", "hydra.sweep.dir=sweep"),
+        *("~callbacks.figures", "callbacks.guard.factor=1e-9,1000.0", "hydra.sweep.dir=sweep"),
     ]
     done = script("train", "-m", *tiny, cwd=tmp_path)
     assert done.returncode == 1

@@ -23,7 +23,7 @@ from ncsn_lightning.data import Stream, training_set
 ROOT = Path(__file__).parents[1]
 TINY = [
     *("network.hidden_dims=[8]", "network.embedding.dim=8", "data.batch_size=64", "data.validation_size=64"),
-    *("score_test.num_points=16", "trainer.max_steps=40", "data.steps_per_epoch=20", "data.block_size=20"),
+    *("score_test.num_points=16", "trainer.max_steps=40", "data.steps_per_epoch=20", "block_size=20"),
 ]
 LEVELS = LogUniform(schedule=Geometric(sigma_min=0.01, sigma_max=8.0), groups=4)
 
@@ -37,9 +37,8 @@ def scripts():
 
 def clean(stream):
     """The clean points of the first 100 steps; denoising's target gives the noise away."""
-    block = stream.block(0, 100)
-    sigma = block.sigma.unsqueeze(-1)
-    return (block.x_noisy + sigma.square() * block.target).reshape(-1, 2)
+    batches = stream.batches(0, 100)
+    return torch.cat([(x + sigma.unsqueeze(-1) ** 2 * target).reshape(-1, 2) for x, sigma, target in batches])
 
 
 def test_a_fixed_training_set_gives_all_rows_and_each_as_often():
@@ -62,7 +61,7 @@ def test_training_sets_differ_by_their_seeds():
 @pytest.mark.parametrize("objective", [StableTarget, Exact])
 def test_what_asks_the_target_for_more_is_refused_beside_a_training_set(objective):
     target = TwoGaussians()
-    sizes = {"batch_size": 64, "block_size": 50, "steps_per_epoch": 100, "validation_size": 64, "block_ends": []}
+    sizes = {"batch_size": 64, "steps_per_epoch": 100, "validation_size": 64}
     with pytest.raises(ValueError, match=r"train_size=10: .* use objective=denoising"):
         StreamingDataModule(
             distribution=target, levels=LEVELS, objective=objective(distribution=target), train_size=10, seed=0, **sizes

@@ -19,7 +19,7 @@ PAGE = "# Results\n\nBefore.\n\n<!-- sweep: {} -->\nold\n<!-- end -->\n\nAfter: 
 TINY = [
     *("network.hidden_dims=[8]", "network.embedding.dim=8", "objective.pool_size=1000", "data.batch_size=64"),
     *("data.validation_size=64", "score_test.num_points=16", "trainer.max_steps=40", "data.steps_per_epoch=20"),
-    *("data.block_size=20", "callbacks.figures.num_samples=100", "sampler.steps_per_level=2"),
+    *("block_size=20", "callbacks.figures.num_samples=100", "sampler.steps_per_level=2"),
 ]
 
 

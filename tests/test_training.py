@@ -2,16 +2,14 @@
 
 import itertools
 
-import lightning as L
 import pytest
 import torch
 
-from ncsn_lightning import MLP, Denoising, Raw, SinusoidalEmbedding, jobs
-from ncsn_lightning.adam import AdamGroup, AdamStep
+from ncsn_lightning import BlockCallback, Denoising, jobs
+from ncsn_lightning.adam import FlatAdam, FlatAdamW, FlatGroup
 from ncsn_lightning.checkpoints import latest_checkpoint
 from ncsn_lightning.data import Stream
-from ncsn_lightning.training import EagerStep, ExponentialAverage, LearningRate, Trainee, WeightedLoss
-from ncsn_lightning.weightings import Learned
+from ncsn_lightning.training import LearningRate
 
 
 def fit(config):
@@ -35,7 +33,7 @@ def assert_same(first, second):
     assert different == []
 
 
-PLAIN = ["~callbacks.figures", "data.block_ends=[]"]
+PLAIN = ["~callbacks.figures"]
 QUICK = [*PLAIN, "weighting=learned"]
 
 
@@ -43,7 +41,7 @@ QUICK = [*PLAIN, "weighting=learned"]
 def test_block_size_never_changes_a_number(configure, recipe):
     sizes = (1, 7, 50)
     jobs_ = [
-        fit(configure(*recipe, *QUICK, "trainer.max_steps=120", f"data.block_size={size}", folder=f"b{size}"))
+        fit(configure(*recipe, *QUICK, "trainer.max_steps=120", f"block_size={size}", folder=f"b{size}"))
         for size in sizes
     ]
     for job in jobs_[1:]:
@@ -53,9 +51,7 @@ def test_block_size_never_changes_a_number(configure, recipe):
 
 def test_steps_mean_optimiser_steps_everywhere(configure, tmp_path):
     """The x axis, the scheduler, the checkpoint and the stream count the same steps, though blocks are of 30."""
-    config = configure(
-        "data.block_size=30", "module.log_every_n_steps=25", "~callbacks.figures", "data.block_ends=[25]"
-    )
+    config = configure("block_size=30", "trainer.log_every_n_steps=25", "~callbacks.figures")
     job = fit(config)
     rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
     header, rows = rows[0], rows[1:]
@@ -64,9 +60,9 @@ def test_steps_mean_optimiser_steps_everywhere(configure, tmp_path):
         column, step = header.index(name), header.index("step")
         return [int(row[step]) for row in rows if row[column]]
 
-    assert logged("loss/train") == [25, 50, 75, 100]
+    before_the_step = [24, 49, 74, 99]  # as Lightning counts what is logged in training
+    assert logged("loss/train") == logged("lr-FlatAdam") == before_the_step
     assert logged("loss/validation") == logged("score_error") == [50, 100]
-    assert logged("lr-Adam") == [0, 25, 30, 50, 60, 75, 90]
     assert job.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 100
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 100
@@ -82,8 +78,7 @@ def test_the_step_is_adam_on_the_denoising_loss(configure):
     reference.load_state_dict(model.state_dict())
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, fused=True)
     stream = Stream(job.data.distribution, job.data.levels, Denoising(), batch_size=64, seed=job.data.seed)
-    for step in range(60):
-        x_noisy, sigma, target = (field[0] for field in stream.block(step, step + 1))
+    for x_noisy, sigma, target in stream.batches(0, 60):
         error = (reference(x_noisy, sigma) - target).square().sum(-1)
         optimizer.zero_grad()
         (sigma**2 * error).mean().backward()
@@ -93,33 +88,35 @@ def test_the_step_is_adam_on_the_denoising_loss(configure):
         torch.testing.assert_close(job.module.model.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize("options", [{"fused": True}, {"amsgrad": True, "weight_decay": 0.1}, {"maximize": True}])
-def test_adam_over_flat_state_is_torchs_own(kind, options):
-    """The same weights, averages and state, a learned weighting, the learning rate and a frozen weight among them.
+OPTIONS = [{"fused": True}, {"amsgrad": True, "weight_decay": 0.1}, {"maximize": True}]
 
-    And after half of the steps one may go on as the other.
+
+@pytest.mark.parametrize("flat", [FlatAdam, FlatAdamW])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_adam_over_flat_state_is_torchs_own(flat, options):
+    """The same weights and state, with several groups and rates; and after half of the steps one goes on as the other.
+
+    A parameter that has no gradient at some steps, as one of a branch, is left alone there by both.
     """
+    torchs = flat.__mro__[2 if flat is FlatAdamW else 1]
     ends = []
-    for kinds in ((EagerStep, EagerStep), (AdamStep, AdamStep), (AdamStep, EagerStep), (EagerStep, AdamStep)):
+    for kinds in ((torchs, torchs), (flat, flat), (flat, torchs), (torchs, flat)):
         torch.manual_seed(0)
-        model = Raw(network=MLP(embedding=SinusoidalEmbedding(dim=8), hidden_dims=[16, 16]))
-        loss = WeightedLoss(Learned(num_features=8))
-        model.network.hidden[0].weight.requires_grad_(False)
-        trained = [[p for p in module.parameters() if p.requires_grad] for module in (model, loss)]
-        average = ExponentialAverage(model, decay=0.9)
-        batches = torch.Generator().manual_seed(1)
-        state = None
-        for half, step_of in enumerate(kinds):
-            optimizer = kind([{"params": parameters, "initial_lr": 0.01} for parameters in trained], **options)
+        layers = [torch.nn.Linear(2, 16), torch.nn.Linear(16, 3), torch.nn.Linear(3, 1)]
+        state, steps = None, itertools.count()
+        for kind in kinds:
+            groups = [{"params": [*layers[0].parameters(), *layers[1].parameters()]}]
+            groups += [{"params": [*layers[2].parameters()], "lr": 0.03}]
+            optimizer = kind(groups, lr=0.01, **options)
             if state:
                 optimizer.load_state_dict(state)
-            step = step_of(Trainee(model, loss, average, optimizer, LearningRate(3, 20, "cosine")))
-            for index in range(10 * half, 10 * half + 10):
-                x, target = torch.randn(2, 8, 4, 2, generator=batches)
-                step(index, x, torch.rand(8, 1, generator=batches) + 0.1, target)
+            for step in itertools.islice(steps, 10):
+                optimizer.zero_grad()
+                h = layers[1](layers[0](torch.randn(8, 2)).tanh())
+                (h if step in (4, 13) else layers[2](h)).square().sum().backward()
+                optimizer.step()
             state = optimizer.state_dict()
-        ends.append({**model.state_dict(), **average.state_dict(), **loss.state_dict()})
+        ends.append({f"{i}.{name}": p for i, layer in enumerate(layers) for name, p in layer.named_parameters()})
         for number, values in optimizer.state_dict()["state"].items():
             ends[-1] |= {f"{number}/{name}": value for name, value in values.items()}
     for end in ends[1:]:
@@ -128,19 +125,43 @@ def test_adam_over_flat_state_is_torchs_own(kind, options):
             torch.testing.assert_close(end[name], value, rtol=1e-5, atol=1e-7)
 
 
+def test_flat_state_follows_its_parameters_wherever_they_go():
+    """Moved to other memory, copied and loaded, the optimiser goes on with what the parameters are now."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    optimizer = FlatAdam(layer.parameters(), lr=0.1, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        layer(torch.ones(1, 3)).sum().backward()
+        before = [p.detach().clone() for p in layer.parameters()]
+        optimizer.step()
+        return [p - old for p, old in zip(layer.parameters(), before, strict=True)]
+
+    first = step()
+    layer.double().float()  # gives every parameter other memory
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first, step(), strict=True))
+    layer.load_state_dict({name: torch.zeros_like(p) for name, p in layer.state_dict().items()})
+    assert all(torch.allclose(p, moved) for p, moved in zip(layer.parameters(), step(), strict=True))
+    optimizer.zero_grad()
+    before = [p.detach().clone() for p in layer.parameters()]
+    optimizer.step()  # without gradients
+    assert all(torch.equal(p, old) for p, old in zip(layer.parameters(), before, strict=True))
+
+
 def test_the_average_follows_its_recursion(configure, monkeypatch):
     job = jobs.build(configure(*PLAIN, "module.ema_decay=0.9", "trainer.max_steps=50"), overrides=[])
     model, average = job.module.model, job.module.average
     expected = {name: p.detach().clone() for name, p in model.named_parameters()}
-    steps, step = itertools.count(), AdamGroup.step
+    steps, step = itertools.count(), FlatGroup.step
 
-    def spy(self, factor):
-        step(self, factor)
+    def spy(self):
+        step(self)
         decay = min(0.9, (1 + (t := next(steps))) / (10 + t))
         for name, p in model.named_parameters():
             expected[name] += (1 - decay) * (p.detach() - expected[name])
 
-    monkeypatch.setattr(AdamGroup, "step", spy)
+    monkeypatch.setattr(FlatGroup, "step", spy)
     jobs.fit(job)
     assert next(steps) == 50
     for name, p in average.model.named_parameters():
@@ -156,7 +177,7 @@ def test_learned_weighting_is_trained_without_decay_and_without_average(configur
     job = fit(configure("weighting=learned", "optimizer=adamw", *PLAIN))
     network, weighting = job.trainer.optimizers[0].param_groups
     assert (network["weight_decay"], weighting["weight_decay"]) == (0.01, 0.0)
-    assert (job.module.loss.weighting.readout.weight != 0).any()
+    assert (job.module.weighting.readout.weight != 0).any()
     assert not any("readout" in name for name, _ in job.module.average.named_parameters())
 
 
@@ -201,7 +222,7 @@ def test_the_compiled_step_is_the_same_step(optimizer, configure):
         assert gap <= 2e-5 * value.abs().max(), f"{name}: {gap:.2g}"  # float32's rounding in ten steps
 
 
-class Interruption(L.Callback):
+class Interruption(BlockCallback):
     """Ends a training with an exception once it is past a step."""
 
     def __init__(self, step):
@@ -215,8 +236,8 @@ class Interruption(L.Callback):
 @of_the_compiler
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists", "ignore:.*could not find the monitored key")
 def test_a_compiled_training_is_bit_identical_in_any_blocks_and_resumed(configure, tmp_path):
-    cut = [*COMPILED, "trainer.max_steps=60", "data.steps_per_epoch=20", "module.log_every_n_steps=20"]
-    undisturbed, *others = (fit(configure(*cut, f"data.block_size={size}", folder=f"b{size}")) for size in (50, 1, 7))
+    cut = [*COMPILED, "trainer.max_steps=60", "data.steps_per_epoch=20", "trainer.log_every_n_steps=20"]
+    undisturbed, *others = (fit(configure(*cut, f"block_size={size}", folder=f"b{size}")) for size in (50, 1, 7))
     job = jobs.build(configure(*cut, folder="stopped"), overrides=[])
     job.trainer.callbacks.insert(0, Interruption(20))
     with pytest.raises(InterruptedError):

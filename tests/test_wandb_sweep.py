@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 TINY = [
     *("network.hidden_dims=[8]", "network.embedding.dim=8", "objective.pool_size=1000", "data.batch_size=64"),
     *("data.validation_size=64", "score_test.num_points=16", "trainer.max_steps=40", "data.steps_per_epoch=20"),
-    *("data.block_size=20", "~callbacks.figures", "data.block_ends=[]"),
+    *("block_size=20", "~callbacks.figures"),
 ]
 SWEPT = ["schedule=geometric,karras", "seed=0,1"]
 ALONE = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}

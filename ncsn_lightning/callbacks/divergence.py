@@ -6,23 +6,26 @@ import math
 from typing import Any
 
 import lightning as L
-import torch
+from torch import Tensor
 
 from ..arguments import Positive, strict
-from ..module import NCSN
+from ..loops import BlockCallback
+
+EARLY = 500
+"""Steps whose largest loss is usual."""
+
+REMEDY = "lower optimizer.lr, or give small σ less weight (weighting=inverse_variance)"
 
 
 class Diverged(RuntimeError):  # noqa: N818  (it names the status of a run)
     """The loss or the weights are not finite, or the loss has run away."""
 
 
-class DivergenceGuard(L.Callback):
-    """End the run with `Diverged` at the first block with a non-finite or runaway loss, or non-finite weights.
-
-    Checkpoints are written after this callback, so the last one is good.
+class DivergenceGuard(BlockCallback):
+    """End the run with `Diverged` at the first non-finite or runaway loss, or before non-finite weights are saved.
 
     Args:
-        factor: how many times the largest loss of the first ten blocks (at least 1) is a runaway.
+        factor: how many times the largest loss of the first `EARLY` steps (at least 1) is a runaway.
     """
 
     @strict
@@ -34,17 +37,24 @@ class DivergenceGuard(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, NCSN)
-        loss = abs(float(outputs["loss"]))
-        if not self.seen:  # a weighting may make any size of loss usual
-            self.usual = max(self.usual, loss)
-        if not math.isfinite(loss) or loss > self.factor * self.usual or not _finite(pl_module):
-            raise Diverged(
-                f"diverged by step {trainer.global_step}: loss {loss:.3g}, usual {self.usual:.3g}; "
-                "lower optimizer.lr, or give small σ less weight (weighting=inverse_variance)"
-            )
-        if self.seen < 10:
-            self.seen, self.usual = self.seen + 1, max(self.usual, loss)
+        losses = _losses(outputs)
+        for step, loss in enumerate(losses, trainer.global_step - len(losses) + 1):
+            if not self.seen:  # a weighting may make any size of loss usual
+                self.usual = max(self.usual, abs(loss))
+            if not math.isfinite(loss) or abs(loss) > self.factor * self.usual:
+                raise Diverged(f"diverged at step {step}: loss {loss:.3g}, usual {self.usual:.3g}; {REMEDY}")
+            if self.seen < EARLY:
+                self.seen, self.usual = self.seen + 1, max(self.usual, abs(loss))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check_weights(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check_weights(trainer, pl_module)
+
+    def _check_weights(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+            raise Diverged(f"diverged by step {trainer.global_step}: weights are not finite; {REMEDY}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen, "usual": self.usual}
@@ -53,6 +63,8 @@ class DivergenceGuard(L.Callback):
         self.seen, self.usual = state_dict["seen"], state_dict["usual"]
 
 
-def _finite(module: NCSN) -> bool:
-    norms = torch._foreach_norm([p.detach() for p in module.parameters()])
-    return bool(torch.stack(list(norms)).isfinite().all())
+def _losses(outputs: Any) -> list[float]:
+    """The losses of the optimiser steps that `on_train_batch_end` is told of: of one, or of a block of them."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    losses: list[float] = loss.detach().reshape(-1).tolist() if isinstance(loss, Tensor) else []
+    return losses

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning as L
+from ..loops import BlockCallback
 
 
 class LeaseLost(RuntimeError):  # noqa: N818  (it names what happened)
     """Another process has taken the run over, and has the last word about it."""
 
 
-class LeaseGuard(L.Callback):
+class LeaseGuard(BlockCallback):
     """End the run with `LeaseLost` at the first block after it was taken over.
 
     Args:

@@ -10,10 +10,12 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from ..loops import BlockCallback
+
 log = logging.getLogger(__name__)
 
 
-class StepProgressBar(TQDMProgressBar):
+class StepProgressBar(TQDMProgressBar, BlockCallback):
     """One bar from step 0 to `max_steps` on a terminal; elsewhere a plain line at every validation."""
 
     def __init__(self) -> None:

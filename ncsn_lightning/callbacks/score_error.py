@@ -1,4 +1,4 @@
-"""How wrong the averaged score is at each noise level, against the exact one, at every validation."""
+"""How wrong the score is at each noise level, against the exact one, at every validation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from ..arguments import strict
 from ..loggers import log_table
 from ..metrics import ScoreErrors, ScoreTest
-from ..module import NCSN
+from .base import MeasuringCallback, measured
 
 
-class ScoreError(L.Callback):
+class ScoreError(MeasuringCallback):
     """Log E‖s_θ − s‖² / E‖s‖² per level and its mean, `score_error`, on a grid that no schedule changes.
 
     Args:
@@ -20,21 +20,23 @@ class ScoreError(L.Callback):
 
     @strict
     def __init__(self, *, test: ScoreTest) -> None:
+        super().__init__()
         self.test = test
         self._latest: tuple[int, ScoreErrors] | None = None
 
-    def errors(self, module: NCSN) -> ScoreErrors:
-        """Errors of the averaged score as it stands, measured once a step."""
-        step = module.trainer.global_step
+    def errors(self, module: L.LightningModule) -> ScoreErrors:
+        """Errors of the module's score as it stands, measured once a step."""
+        step = module.global_step
         if self._latest is None or self._latest[0] != step:
-            self._latest = step, self.test.to(module.device)(module.score)
+            with measured(module) as score:
+                self._latest = step, self.test.to(module.device)(score)
         return self._latest[1]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         self._latest = None  # of another training's weights
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, NCSN)
         errors = self.errors(pl_module)
         relative = {
             f"score_error/{sigma:.3g}": value
@@ -44,11 +46,10 @@ class ScoreError(L.Callback):
         pl_module.log("score_error", errors.relative.mean().float(), prog_bar=True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, NCSN)
         errors = self.errors(pl_module)
-        pl_module.results["score_error"] = float(errors.relative.mean())
-        pl_module.results["score_error_per_level"] = errors.per_level
-        pl_module.results["fisher_error"] = float(errors.error.mean())
+        self.results["score_error"] = float(errors.relative.mean())
+        self.results["score_error_per_level"] = errors.per_level
+        self.results["fisher_error"] = float(errors.error.mean())
         rows = torch.stack([errors.sigmas, errors.relative], dim=-1).tolist()
         for logger in trainer.loggers:
             log_table(logger, "score_error_per_level", ["sigma", "relative_error"], rows)

@@ -19,8 +19,9 @@ from ..building import Builder
 from ..files import replacing
 from ..likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
 from ..metrics import SampleTest, ScoreShares, ScoreTest, curl
+from ..module import HasScore
 from ..runs import Run
-from ..scores import Score, ScoreModel
+from ..scores import Score
 from .chains import Chains, Share, shares
 from .question import Question
 from .tables import show
@@ -76,7 +77,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         except ValueError as error:  # no density there, or hardly a point on its support
             log.info("no cross-entropy of the samples: %s", error)
     if "likelihood" in parts:
-        numbers["likelihood"] = parts["likelihood"](_double(question.score))._asdict()
+        numbers["likelihood"] = parts["likelihood"](_double(question))._asdict()
     show(numbers)
     if question.out is not None:
         with replacing(question.out) as path:
@@ -125,7 +126,7 @@ def _figures(
     if split is not None:
         figures["split"] = plotting.plot_score_split(split.sigmas, split.gradient, split.divergence_free)
     if likelihood is not None:
-        score = _double(question.score)
+        score = _double(question)
         figures["density"] = plotting.plot_model_density(
             question.run.distribution, lambda x: likelihood.log_prob(score, x), likelihood.sigma_min
         )
@@ -168,9 +169,13 @@ def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> 
     return numbers
 
 
-def _double(score: Score) -> Score:
-    """A network in float64; the truth is exact as it is."""
-    return copy.deepcopy(score).double() if isinstance(score, ScoreModel) else score
+def _double(question: Question) -> Score:
+    """The run's score in float64; the truth is exact as it is."""
+    if question.score is question.exact:
+        return question.exact
+    module = copy.deepcopy(question.run.module).double()
+    assert isinstance(module, HasScore)
+    return module.score
 
 
 def _plain(value: Any) -> Any:

@@ -187,7 +187,7 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> None:
         seen |= kinds
         config = {**job.config, "paths": {**job.config["paths"], "folder": str(folder / job.hash)}}
         try:
-            check(config, here=here)
+            check(config, overrides=job.line, here=here)
         except Refusal as refusal:
             lines |= dict.fromkeys(str(refusal).splitlines())
     if lines:

@@ -42,7 +42,7 @@ def planner():
 COMMANDS = [
     ["seed=0,1", "schedule=karras,linear"],
     ["schedule.sigma_max=2.0,4", "optimizer.lr=1e-3", "schedule=geometric,karras"],
-    ["~callbacks.figures", "data.block_ends=[]", "trainer.max_steps=range(100,300,100)"],
+    ["~callbacks.figures", "trainer.max_steps=range(100,300,100)"],
     ["+trainer.gradient_clip_val=1,2", "seed=3"],
     ["schedule={sigma_min:0.1,num_levels:5},{sigma_min:0.2}", "schedule.num_levels=7"],
     ["schedule.num_levels=7,8", "schedule={num_levels:5}"],

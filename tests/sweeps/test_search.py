@@ -21,7 +21,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 TINY = [
     *("logger=csv", "network.hidden_dims=[8]", "network.embedding.dim=8", "objective.pool_size=1000"),
     *("data.batch_size=64", "data.validation_size=64", "score_test.num_points=16", "trainer.max_steps=50"),
-    *("data.steps_per_epoch=50", "~callbacks.figures", "data.block_ends=[]", "sweep_name=s"),
+    *("data.steps_per_epoch=50", "~callbacks.figures", "sweep_name=s"),
 ]
 SPACE = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "schedule=karras,linear", "seed=0,1"]
 

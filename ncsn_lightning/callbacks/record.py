@@ -1,4 +1,4 @@
-"""The last word of a run: `summary.json`, whatever its end."""
+"""The facts of a run: what it was made of, in its checkpoints; what became of it, in `summary.json`."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
-from ..arguments import Index, strict
-from ..loggers import summarize
-from ..module import NCSN
+from ..loggers import MetricsCSV, summarize
 from ..results import Status, write_summary
+from .base import MeasuringCallback
 from .divergence import Diverged
 from .lease import LeaseLost
 from .preemption import Preempted
 from .spawned import original
 
 
-class RunSummary(L.Callback):
-    """Write `summary.json` when the run ends, by its steps or by an exception.
+class RunRecord(L.Callback):
+    """Owns the facts of a run, puts them into its checkpoints, and writes `summary.json` when it ends, in whatever way.
 
-    Keys: status, seed, steps, wall_time and training_time (seconds, over all resumptions), metrics, overrides,
-    config_hash, versions, revision, error.
+    Keys of the summary: status, seed, steps, wall_time and training_time (seconds, over all resumptions), metrics,
+    overrides, config_hash, versions, revision, error. Metrics are the last losses and what callbacks have found.
 
     Args:
-        folder: the run's folder.
-        seed: of the run.
-        overrides: its command line.
-        config_hash: names what can change its result.
+        config: the plain configuration, with `seed`, `config_hash` and `paths.folder`, kept in checkpoints.
+        files: contents of the files that it names, kept likewise, so that a checkpoint alone suffices.
+        overrides: the command line.
     """
 
-    @strict
-    def __init__(self, *, folder: str, seed: Index, overrides: list[str], config_hash: str) -> None:
-        self.folder = Path(folder)
-        self.facts = {"seed": seed, "overrides": overrides, "config_hash": config_hash}
+    def __init__(self, *, config: dict[str, Any], files: dict[str, Tensor], overrides: list[str]) -> None:
+        self.config, self.files, self.overrides = config, files, overrides
+        self.folder = Path(config["paths"]["folder"])
         self.started = time.perf_counter()
         self.train_started: float | None = None
         self.earlier = 0.0
         self.training_time = 0.0
         self.losses: dict[str, float] = {}
+
+    def results(self, trainer: L.Trainer) -> dict[str, Any]:
+        """What the trainer's callbacks have found."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        found = (callback.results for callback in callbacks if isinstance(callback, MeasuringCallback))
+        return {name: value for results in found for name, value in results.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.train_started = time.perf_counter()
@@ -63,7 +67,11 @@ class RunSummary(L.Callback):
         self.earlier, self.training_time = state_dict["wall_time"], state_dict["training_time"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"], checkpoint["files"] = self.config, self.files
         checkpoint["losses"] = self._losses(trainer)
+        for logger in trainer.loggers:  # what is on disk goes as far as the checkpoint
+            logger.save()
+        checkpoint["metrics_rows"] = sum(logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.losses = checkpoint["losses"]
@@ -76,21 +84,20 @@ class RunSummary(L.Callback):
         return self.earlier + time.perf_counter() - self.started
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write(trainer, pl_module, "finished", None)
+        self._write(trainer, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, LeaseLost):
             return
         status = status_of(original(exception))
         error = str(original(exception)) if status == "preempted" else "".join(traceback.format_exception(exception))
-        self._write(trainer, pl_module, status, error)
+        self._write(trainer, status, error)
 
-    def _write(self, trainer: L.Trainer, module: L.LightningModule, status: Status, error: str | None) -> None:
-        assert isinstance(module, NCSN)
+    def _write(self, trainer: L.Trainer, status: Status, error: str | None) -> None:
         if not trainer.is_global_zero:
             return
         self._clock()
-        metrics = {**self._losses(trainer), "training_time": self.training_time, **module.results}
+        metrics = {**self._losses(trainer), "training_time": self.training_time, **self.results(trainer)}
         for logger in trainer.loggers:
             summarize(logger, {k: v for k, v in metrics.items() if isinstance(v, float)}, trainer.global_step)
         write_summary(
@@ -99,7 +106,9 @@ class RunSummary(L.Callback):
             steps=trainer.global_step,
             wall_time=self._wall_time(),
             metrics=metrics,
-            **self.facts,
+            seed=self.config["seed"],
+            overrides=self.overrides,
+            config_hash=self.config["config_hash"],
             error=error,
         )
 

@@ -1,0 +1,297 @@
+"""All that Lightning, torch and W&B do not promise, and this package uses all the same; each use with its reason.
+
+An upgrade may take any of it away: `tests/test_internals.py` then says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ThroughputMonitor
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim.lr_scheduler import LambdaLR
+
+Step = Callable[[Any, int], Tensor]
+"""A whole optimiser step on a batch and its index; returns the loss."""
+
+
+class BlockOptimization(_AutomaticOptimization):
+    """Lightning's automatic optimisation, which takes a block of optimiser steps a call and moves the counters.
+
+    Lightning offers no place for this: its loops are private, and their order of calls is repeated here. The epoch loop
+    fetches a block's first batch and ends its last; all between is done in `_next_batch`.
+
+    Args:
+        trainer: whose loop this becomes part of.
+        block_end: the optimiser step at which the block that begins at a step must end.
+        step: takes the place of forward, backward and update.
+    """
+
+    def __init__(self, trainer: Any, block_end: Callable[[int], int], step: Step | None = None) -> None:
+        super().__init__(trainer)
+        self.block_end, self.whole_step, self.module = block_end, step, trainer.lightning_module
+        self.connector, strategy = trainer._logger_connector, trainer.strategy
+        plain = strategy.model is self.module and type(trainer.precision_plugin) is Precision  # no context to enter
+        self.training_step = self.module.training_step if plain else strategy.training_step
+        self.on_cpu = strategy.root_device.type == "cpu"
+        self.convert = trainer.precision_plugin.convert_input
+        self.schedulers = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+        self.unrecorded = unrecorded(trainer.optimizers[0])
+        self.at_start = [c for c in trainer.callbacks if isinstance(c, LearningRateMonitor | DeviceStatsMonitor)]
+        self.at_end = [c for c in trainer.callbacks if isinstance(c, ThroughputMonitor)]  # which counts its calls
+
+    def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: Any) -> dict[str, Tensor]:
+        trainer, batch, indexed = self.trainer, kwargs["batch"], "batch_idx" in kwargs
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        first, last, losses = batch_idx, batch_idx + self._steps(batch_idx) - 1, []
+        update: Callable[[], Any] = optimizer.step
+        with _logging_at_the_end(self.module):
+            while True:
+                loss = self._step(optimizer, update, (batch, batch_idx) if indexed else (batch,))
+                if loss is not None:
+                    losses.append(loss.detach())
+                if batch_idx == last or trainer.should_stop or fetcher.done:
+                    self.optim_progress.optimizer.zero_grad.increment_by(batch_idx - first + 1)
+                    return {"loss": torch.stack(losses)} if losses else {}
+                for monitor in self.at_end:
+                    monitor.on_train_batch_end(trainer, self.module, None, batch)
+                batch_idx, update = batch_idx + 1, self.unrecorded
+                batch = self._next_batch(loop, fetcher, batch_idx)
+
+    def _steps(self, batch_idx: int) -> int:
+        """How many steps the block has that begins with a batch: at most to the next validation and the end."""
+        trainer, step = self.trainer, self.trainer.global_step
+        counts = [self.block_end(step) - step, trainer.num_training_batches - batch_idx]
+        if trainer.max_steps >= 0:
+            counts.append(trainer.max_steps - step)
+        if (period := trainer.val_check_batch) and period != math.inf:
+            by_batches = trainer.check_val_every_n_epoch is None
+            counts.append(period - (trainer.fit_loop.total_batch_idx if by_batches else batch_idx) % period)
+        return int(max(1, min(counts)))
+
+    def _step(self, optimizer: torch.optim.Optimizer, update: Callable[[], Any], arguments: Any) -> Tensor | None:
+        progress = self.optim_progress.optimizer.step
+        progress.increment_ready()
+        if self.whole_step:
+            loss: Tensor | None = self.whole_step(*arguments)
+        else:
+            loss = one_number(self.module, self.training_step(*arguments))
+            optimizer.zero_grad()
+            if loss is not None:
+                loss.backward()
+            update()
+        progress.increment_completed()
+        return loss
+
+    def _next_batch(self, loop: Any, fetcher: Any, batch_idx: int) -> Any:
+        """End a step as Lightning's epoch loop ends a batch, and fetch the next one as it does."""
+        progress = loop.batch_progress
+        progress.increment_processed()
+        for config in self.schedulers:
+            if batch_idx % config.frequency == 0:
+                loop.scheduler_progress.increment_ready()
+                _advance(config.scheduler)
+                loop.scheduler_progress.increment_completed()
+        progress.increment_completed()
+        loop._batches_that_stepped += 1
+        batch = _fetch(fetcher)
+        progress.is_last_batch = fetcher.done
+        batch = self.convert(batch)
+        if not self.on_cpu:
+            batch = self.trainer.strategy.batch_to_device(batch)
+        progress.increment_ready()
+        progress.increment_started()
+        self.connector.on_batch_start(batch)
+        if self.at_start and self.connector.should_update_logs:
+            for monitor in self.at_start:
+                monitor.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
+        return batch
+
+
+def _fetch(fetcher: Any) -> Any:
+    """The next batch, from the only loader of a fetcher that is one batch ahead, as the fetcher itself would give it.
+
+    Its own way asks a profiler and unpacks a tree for every batch, which costs a thirtieth of a small step.
+    """
+    if not fetcher.batches or fetcher.length is not None or len(fetcher.combined_loader.flattened) != 1:
+        return next(fetcher)[0]
+    batch, index, loader = fetcher.batches.pop()
+    try:
+        fetcher.batches.append((next(fetcher.combined_loader._iterator.iterators[0]), index + 1, loader))
+        fetcher.fetched += 1
+    except StopIteration:
+        fetcher.done = True
+    return batch
+
+
+def _advance(scheduler: Any) -> None:
+    """Take a scheduler's step; of a rate that is a function of the step alone, without its bookkeeping."""
+    if type(scheduler) is not LambdaLR:
+        scheduler.step()
+        return
+    scheduler.last_epoch += 1
+    scheduler._step_count += 1
+    groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, base, factor in groups:
+        group["lr"] = base * factor(scheduler.last_epoch)
+
+
+def unrecorded(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """An optimiser's step with its hooks, without the record that torch makes of it, a twentieth of a small step."""
+    step: Any = type(optimizer).step
+    own = vars(optimizer).get("step")
+    if not getattr(step, "hooked", False) or not (own is None or hasattr(own, "_wrapped_by_lr_sched")):
+        return optimizer.step
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+
+    def call() -> None:
+        for hook in before.values():
+            hook(optimizer, (), {})
+        step.__wrapped__(optimizer)
+        for hook in after.values():
+            hook(optimizer, (), {})
+
+    return call
+
+
+def one_number(module: L.LightningModule, output: Any) -> Tensor | None:
+    """The loss in what a `training_step` returned; None where it skips the step, as in Lightning."""
+    if isinstance(output, Mapping):
+        output = output.get("loss")
+    if output is not None and not (isinstance(output, Tensor) and output.numel() == 1):
+        shape = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"{type(module).__name__}.training_step returned {shape}: return one number, such as the mean of it"
+        )
+    return output
+
+
+@contextmanager
+def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
+    """Of what `self.log` is given in a block for a step alone, hand over the last value of each name, at its end.
+
+    That is all that Lightning would pass on; to hear of every one of them costs it a tenth of a millisecond each.
+    """
+    log, kept, before = module.log, {}, module._current_fx_name
+
+    def keep(name: str, value: Any, *arguments: Any, **options: Any) -> None:
+        if arguments or options.get("on_epoch") or not isinstance(value, Tensor | float | int):
+            log(name, value, *arguments, **options)
+        else:
+            kept[name] = (value.detach().clone() if isinstance(value, Tensor) else value), options
+
+    module.log, module._current_fx_name = keep, "training_step"  # type: ignore[method-assign]
+    try:
+        yield
+        for name, (value, options) in kept.items():
+            log(name, value, **options)
+    finally:
+        del module.log
+        module._current_fx_name = before
+
+
+def use_blocks(trainer: L.Trainer, block_end: Callable[[int], int], step: Step | None) -> None:
+    """Put `BlockOptimization` in the place of Lightning's own, which goes on counting where that one was."""
+    _exchange(trainer, BlockOptimization(trainer, block_end, step))
+
+
+def use_single_steps(trainer: L.Trainer) -> None:
+    """Put Lightning's own optimisation back, should an earlier training have replaced it."""
+    if isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, BlockOptimization):
+        _exchange(trainer, _AutomaticOptimization(trainer))
+
+
+def _exchange(trainer: L.Trainer, optimization: _AutomaticOptimization) -> None:
+    loop = trainer.fit_loop.epoch_loop
+    optimization.optim_progress = loop.automatic_optimization.optim_progress
+    loop.automatic_optimization = optimization
+
+
+def end_batch(trainer: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    """Log what Lightning logs after the callbacks' hooks of a batch, for one that is about to end the training."""
+    call._call_lightning_module_hook(trainer, "on_train_batch_end", outputs, batch, batch_idx)
+    trainer._logger_connector.on_batch_end()
+    trainer._logger_connector.update_train_step_metrics()
+
+
+def count_steps_logged(trainer: Any) -> None:
+    """Have Lightning log by the optimiser's step: its own count may be one off after a training was resumed."""
+    if trainer.lightning_module.automatic_optimization:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def every_n_train_steps(checkpoint: ModelCheckpoint) -> int:
+    """At which steps a ModelCheckpoint saves, 0 for none; it tells nobody."""
+    return checkpoint._every_n_train_steps
+
+
+class SignalsLeftAlone(_SignalConnector):
+    """In place of Lightning's own handlers, which save, broadcast and requeue from wherever a signal finds them."""
+
+    def register_signal_handlers(self) -> None:
+        """Register none."""
+
+
+def leave_signals_alone(trainer: L.Trainer) -> None:
+    """Keep a trainer from answering signals; it has no option for that."""
+    trainer._signal_connector = SignalsLeftAlone(trainer)
+
+
+def relaunches_the_command(trainer: L.Trainer) -> bool:
+    """Whether each rank is started by this program's own command line once more; only the launcher's class tells."""
+    return isinstance(getattr(trainer.strategy, "launcher", None), _SubprocessScriptLauncher)
+
+
+def compile_graph(function: Callable[..., Any], example: list[Tensor]) -> Any:
+    """A function of tensors compiled for tensors like these.
+
+    It is traced without Dynamo, whose guards and wrappers would cost a tenth of every step, and handed to the compiler
+    behind `torch.compile`; neither door is a public one.
+    """
+    graph = make_fx(lambda *given: function(*given), tracing_mode="fake")(*example)
+    on_cpu = all(tensor.device.type == "cpu" for tensor in example)  # where a kernel costs as much as calling it
+    return torch._inductor.compile(graph, [*example], options={"cpp_wrapper": on_cpu})
+
+
+class _Untraceable:
+    """Stands for what changes from step to step, while one step is traced for all: whatever reads it is refused."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _refuse(self, *_: Any) -> Any:
+        raise ValueError(
+            f"compile=true: training_step reads {self.name}, which a compiled step cannot; use compile=false"
+        )
+
+    __getattr__ = __bool__ = __index__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __floordiv__ = __mod__ = _refuse
+    __float__ = __int__ = __hash__ = _refuse
+
+
+@contextmanager
+def traced(module: L.LightningModule) -> Iterator[tuple[Any, list[tuple[str, Any, dict[str, Any]]]]]:
+    """Keep a module from its trainer and its loggers; yields an index of its batch, and what it gives to `self.log`."""
+    logged: list[tuple[str, Any, dict[str, Any]]] = []
+    trainer, log = module._trainer, module.__dict__.pop("log", None)
+    module._trainer = _Untraceable("self.trainer")  # type: ignore[assignment]
+    module.log = lambda name, value, **options: logged.append((name, value, options))  # type: ignore[method-assign]
+    try:
+        yield _Untraceable("batch_idx"), logged
+    finally:
+        module._trainer = trainer
+        del module.log
+        if log is not None:
+            module.log = log  # type: ignore[method-assign]
