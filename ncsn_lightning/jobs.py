@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -246,7 +247,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     measured = {**trainer.callback_metrics, **job.record.results(trainer)}
     error = float(measured.get("score_error", float("nan")))
     if trainer.is_global_zero:
-        log.info("score error %.4g; pictures and numbers in %s", error, folder)
+        said = "score error not measured" if math.isnan(error) else f"score error {error:.4g}"
+        log.info("%s; pictures and numbers in %s", said, folder)
     return error
 
 
