@@ -29,7 +29,7 @@ STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_st
 MODULE_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 PRECISIONS = (Precision, MixedPrecision, DoublePrecision, HalfPrecision)
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
-COST = "the fast one takes some two thirds of its time"
+COST = "the fast one takes some four fifths of its time"
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
