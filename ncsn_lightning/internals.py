@@ -182,7 +182,7 @@ def one_number(module: L.LightningModule, output: Any) -> Tensor | None:
 def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
     """Of what `self.log` is given in a block for a step alone, hand over the last value of each name, at its end.
 
-    That is all that Lightning would pass on; to hear of every one of them costs it a tenth of a millisecond each.
+    That is all that Lightning would pass on; to hear of every one of them costs it half a millisecond each.
     """
     log, kept, before = module.log, {}, module._current_fx_name
 

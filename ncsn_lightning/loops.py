@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 Loop = Literal["auto", "fast", "standard"]
 
-NEVER: Callable[[Any], int | None] = lambda part: None  # noqa: E731
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
 MODULE_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
@@ -39,17 +38,22 @@ class BlockCallback(L.Callback):
     In `on_train_batch_end`, `outputs["loss"]` holds the losses of all steps of the block.
 
     Attributes:
-        every_n_steps: optimiser steps at whose multiples a block must end; None where any will do.
+        every_n_steps: optimiser steps at whose multiples a block must end; 0 where any will do.
     """
 
-    every_n_steps: int | None = None
+    every_n_steps: int = 0
 
 
-BLOCK_ENDS: dict[type, Callable[[Any], int | None]] = {
+ANYWHERE = (
+    *(theirs.LearningRateMonitor, theirs.DeviceStatsMonitor, theirs.ThroughputMonitor, theirs.Timer),
+    *(theirs.TQDMProgressBar, theirs.RichProgressBar, NCSN),
+)
+"""Classes whose batch hooks serve at the end of any block."""
+
+BLOCK_ENDS: dict[type, Callable[[Any], int]] = {
     BlockCallback: lambda callback: callback.every_n_steps,
     theirs.ModelCheckpoint: every_n_train_steps,
-    **dict.fromkeys((theirs.LearningRateMonitor, theirs.DeviceStatsMonitor, theirs.ThroughputMonitor), NEVER),
-    **dict.fromkeys((theirs.Timer, theirs.TQDMProgressBar, theirs.RichProgressBar, NCSN), NEVER),
+    **dict.fromkeys(ANYWHERE, lambda part: 0),
 }
 """Whose batch hooks do not ask for every step, and at multiples of how many steps a block must end for each of them.
 

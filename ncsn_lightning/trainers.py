@@ -68,9 +68,8 @@ def make_trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str,
         options = _without_bar(options, callbacks)
     if sum(isinstance(callback, ProgressBar) for callback in callbacks) > 1:  # one of the user's own
         callbacks = [callback for callback in callbacks if not isinstance(callback, StepProgressBar)]
-    plugins = (
-        [options.pop("plugins", [])] if not isinstance(options.get("plugins", []), list) else options.pop("plugins", [])
-    )
+    given = options.pop("plugins", [])
+    plugins = given if isinstance(given, list) else [given]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins = [*plugins, AtomicCheckpointIO()]
     trainer = builder.attempt(

@@ -16,7 +16,7 @@ from ncsn_lightning.loops import asking
 LEAN = ["~callbacks.figures", "data.steps_per_epoch=30", "trainer.log_every_n_steps=10", "trainer.max_steps=70"]
 
 
-def fit(configure, *overrides, folder="run", callbacks=(), module=None):
+def fit(configure, *overrides, folder="run", callbacks=()):
     job = jobs.build(configure(*LEAN, *overrides, folder=folder), overrides=[], callbacks=callbacks)
     jobs.fit(job)
     return job
@@ -147,13 +147,14 @@ ASKING = {
     "gradient_clip_val": ["+trainer.gradient_clip_val=1.0"],
     "accumulate_grad_batches": ["+trainer.accumulate_grad_batches=2"],
     "profiler": ["+trainer.profiler=simple"],
-    "Half": ["+callbacks.mine._target_=lightning.pytorch.callbacks.EMAWeightAveraging"],
+    "EMAWeightAveraging.on_train_batch_end": [
+        "+callbacks.mine._target_=lightning.pytorch.callbacks.EMAWeightAveraging"
+    ],
 }
 
 
 @pytest.mark.parametrize(("words", "overrides"), ASKING.items(), ids=ASKING)
 def test_forcing_the_fast_loop_or_compiling_beside_what_asks_is_refused(words, overrides, configure):
-    words = {"Half": "EMAWeightAveraging.on_train_batch_end"}.get(words, words)
     for forced, said in (("loop=fast", "loop=fast: the fast loop would leave out"), ("compile=true", "compile=true: ")):
         with pytest.raises(Refusal) as refusal:
             jobs.build(configure(*LEAN, *overrides, forced), overrides=[])

@@ -78,7 +78,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
-        due = step % (self.every_n_steps or 1) == 0 and step < trainer.max_steps and trainer.is_global_zero
+        due = step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero
         if due and (states := self._walk(pl_module)):
             self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
 
@@ -135,7 +135,8 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             errors = error.errors(module)
             chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
             with measured(module, on_cpu=True) as score:
-                yield "score_field", plotting.plot_score_field(self.distribution, score, chosen.cpu())
+                field = plotting.plot_score_field(self.distribution, score, chosen.cpu())
+            yield "score_field", field
             yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
             yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
         else:
