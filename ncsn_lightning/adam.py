@@ -76,17 +76,17 @@ class FlatGroup:
     def __init__(self, settings: dict[str, Any], state: dict[Tensor, dict[str, Tensor]]) -> None:
         self.settings = settings
         self.parameters: list[nn.Parameter] = [*settings["params"]]
-        self.names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if settings["amsgrad"] else 2]
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if settings["amsgrad"] else 2]
         on_device = settings["fused"] or settings["capturable"]  # where torch keeps the count of its steps
         for p in self.parameters:
             if not state[p]:
                 step = torch.zeros((), device=p.device if on_device else "cpu")
-                state[p] |= {"step": step, **{m: torch.zeros_like(p) for m in self.names}}
+                state[p] |= {"step": step, **{m: torch.zeros_like(p) for m in names}}
         self.steps = Layout([torch.Size()] * len(self.parameters)).gather([state[p]["step"] for p in self.parameters])
         self.count = self.steps.max()
         self.layout = Layout([p.shape for p in self.parameters])
         self.weights = self.layout.gather(self.parameters)
-        self.moments = [self.layout.gather([state[p][m] for p in self.parameters]) for m in self.names]
+        self.moments = [self.layout.gather([state[p][m] for p in self.parameters]) for m in names]
         self.gradient = torch.zeros_like(self.weights)
         self.gradients = self.layout.split(self.gradient)
         self.places = [p.data_ptr() for p in self.parameters]

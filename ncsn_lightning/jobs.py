@@ -39,7 +39,7 @@ from .module import HasScore
 from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
-from .trainers import make_trainer
+from .trainer_options import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -253,10 +253,10 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
 
 
 def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
-    trainer = job.trainer
+    trainer: Any = job.trainer
     try:
-        fast_dev_run = getattr(trainer, "fast_dev_run", False)  # which logs nothing
-        trainer.loggers = [DummyLogger()] if fast_dev_run else job.builder.build_members("logger", Logger)
+        unlogged = trainer.fast_dev_run  # as Lightning means it
+        trainer.loggers = [DummyLogger()] if unlogged else job.builder.build_members("logger", Logger)
         job.builder.check()
         _leave_out_unlogged(trainer)
         for logger in trainer.loggers:

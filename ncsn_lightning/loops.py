@@ -44,7 +44,7 @@ class BlockCallback(L.Callback):
     every_n_steps: int = 0
 
 
-ANYWHERE = (
+IN_ANY_BLOCK = (
     *(theirs.LearningRateMonitor, theirs.DeviceStatsMonitor, theirs.ThroughputMonitor, theirs.Timer),
     *(theirs.TQDMProgressBar, theirs.RichProgressBar, NCSN),
 )
@@ -53,7 +53,7 @@ ANYWHERE = (
 BLOCK_ENDS: dict[type, Callable[[Any], int]] = {
     BlockCallback: lambda callback: callback.every_n_steps,
     theirs.ModelCheckpoint: every_n_train_steps,
-    **dict.fromkeys(ANYWHERE, lambda part: 0),
+    **dict.fromkeys(IN_ANY_BLOCK, lambda part: 0),
 }
 """Whose batch hooks do not ask for every step, and at multiples of how many steps a block must end for each of them.
 

@@ -50,7 +50,7 @@ def renamed(name: str) -> str:
 
 
 def differences(
-    here: dict[str, torch.Tensor], there: dict[str, torch.Tensor], *, constant: set[str] = frozenset()
+    here: dict[str, torch.Tensor], there: dict[str, torch.Tensor], *, constant: frozenset[str] = frozenset()
 ) -> list[str]:
     """One line for each tensor that is missing on a side or differs; those in `constant` may be new."""
     lines = [f"{name}: only on one side" for name in (here.keys() ^ there.keys()) - constant]
@@ -71,7 +71,7 @@ def main() -> None:
             for name, recipe in RECIPES.items():
                 here = weights(ROOT, recipe, Path(scratch) / f"{name}-here")
                 there = weights(tree, recipe, Path(scratch) / f"{name}-there")
-                buffers = {name for name, _ in load_run(Path(scratch) / f"{name}-here").module.named_buffers()}
+                buffers = frozenset(dict(load_run(Path(scratch) / f"{name}-here").module.named_buffers()))
                 lines = differences(here, there, constant=buffers)
                 failed |= bool(lines)
                 print(f"{name}: {'the same' if not lines else 'different'} ({len(here)} tensors)", *lines, sep="\n  ")

@@ -1,9 +1,9 @@
 """What happens around the training: score errors, samples and figures, guards, a stop on request, a summary."""
 
-from .base import MeasuringCallback
 from .divergence import Diverged, DivergenceGuard
 from .figures import SamplesAndFigures
 from .lease import LeaseGuard, LeaseLost
+from .measuring import MeasuringCallback
 from .preemption import Preempted, PreemptionCheckpoint
 from .progress import StepProgressBar
 from .record import RunRecord

@@ -27,7 +27,7 @@ from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
 from ..weightings import Learned
-from .base import MeasuringCallback, first, measured
+from .measuring import MeasuringCallback, first, measured
 from .score_error import ScoreError
 from .score_split import ScoreErrorParts
 

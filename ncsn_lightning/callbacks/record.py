@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..loggers import MetricsCSV, summarize
 from ..results import Status, write_summary
-from .base import MeasuringCallback
 from .divergence import Diverged
 from .lease import LeaseLost
+from .measuring import MeasuringCallback
 from .preemption import Preempted
 from .spawned import original
 

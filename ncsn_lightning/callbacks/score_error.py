@@ -8,7 +8,7 @@ import torch
 from ..arguments import strict
 from ..loggers import log_table
 from ..metrics import ScoreErrors, ScoreTest
-from .base import MeasuringCallback, measured
+from .measuring import MeasuringCallback, measured
 
 
 class ScoreError(MeasuringCallback):

@@ -6,7 +6,7 @@ import lightning as L
 
 from ..arguments import Count, strict
 from ..metrics import ScoreShares, ScoreSplit
-from .base import MeasuringCallback, measured
+from .measuring import MeasuringCallback, measured
 
 
 class ScoreErrorParts(MeasuringCallback):
