@@ -16,12 +16,13 @@ Source: Diffusion Models for Gaussian Distributions: Exact Solutions and Wassers
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from .distributions import Distribution
 from .samplers import Sampler
@@ -107,24 +108,32 @@ def _read(sampler: Sampler, score: Score, sigmas: Float[Tensor, "levels"], *, dr
     return AffineMap(columns[:2].T, x[0], columns[2:].T @ columns[2:])
 
 
-class _Impulses(TorchDispatchMode):
+class _Impulses(TorchFunctionMode):
     """In place of the k-th draw of normal numbers: a number `size` in either coordinate of two rows of its own."""
 
     def __init__(self, size: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.size, self.draws = size, 0
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            if result.shape[-1:] != (2,) or not func.__name__.startswith(("normal", "randn")):
-                raise ValueError(f"{func.__name__}: a draw of other than normal vectors; measure this sampler instead")
+        result, name = func(*args, **(kwargs or {})), func.__name__
+        if _draws(name):
+            if result.shape[-1:] != (2,) or not name.startswith(("normal", "randn")):
+                raise ValueError(f"{name}: a draw of other than normal vectors; measure this sampler instead")
             rows = slice(3 + 2 * self.draws, 5 + 2 * self.draws)
             result.zero_()[rows] = self.size * torch.eye(2, dtype=result.dtype)[: len(result[rows])]
             self.draws += 1
         return result
+
+
+@cache
+def _draws(name: str) -> bool:
+    """Whether a function of torch draws random numbers."""
+    operator = getattr(torch.ops.aten, name, None)
+    overloads = operator.overloads() if operator else []
+    return any(torch.Tag.nondeterministic_seeded in getattr(operator, overload).tags for overload in overloads)
 
 
 class Errors(NamedTuple):

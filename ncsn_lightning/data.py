@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from .arguments import Count, Index, column, strict
 from .distributions import Distribution
+from .internals import batches_taken
 from .objectives import Objective, StableTarget
 from .randomness import keyed_generator
 from .schedules import Levels
@@ -111,7 +112,7 @@ def training_set(distribution: Distribution, size: int, *, seed: int) -> Tensor:
 
 
 class Epoch:
-    """The batches of a stream from the trainer's step to the next validation: of `length` optimiser steps, or fewer.
+    """The batches of a stream from the trainer's step to the next multiple of `length` optimiser steps.
 
     A batch's number is the count of those that the run has taken, which Lightning keeps in its checkpoints. Where the
     trainer is to overfit some batches, every epoch begins with the first one.
@@ -130,13 +131,19 @@ class Epoch:
             raise RuntimeError(
                 f"an epoch of training has ended at step {step}, where it began: {_suspect(self.trainer)}"
             )
-        start = 0 if self.trainer.overfit_batches else self.trainer.fit_loop.total_batch_idx + 1
+        start = 0 if self.trainer.overfit_batches else batches_taken(self.trainer)
         yield from self.stream.batches(start, start + 1)  # Lightning fetches one before the epoch's first hook
         self.began = step
-        last = _next_multiple(step, self.length)
+        last = self._end(step)
         if self.trainer.max_steps >= 0:
             last = min(last, self.trainer.max_steps)
         yield from self.stream.batches(start + 1, start + (last - step) * self.trainer.accumulate_grad_batches)
+
+    def _end(self, step: int) -> int:
+        """The step at which the epoch ends that begins at one, unless Lightning ends it earlier."""
+        limit = self.trainer.limit_train_batches
+        shorter = isinstance(limit, int) and limit < self.length * self.trainer.accumulate_grad_batches
+        return step + self.length if shorter else _next_multiple(step, self.length)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing of its own; its presence tells Lightning that the loader resumes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import traceback
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,8 +27,17 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     line = " ".join(str(error).split())
-    ours = isinstance(error, ValueError | OSError) or type(error).__module__.startswith(f"{__package__}.")
-    return line if ours and line else "; ".join([f"{type(error).__name__}: {line}", *getattr(error, "__notes__", ())])
+    notes = getattr(error, "__notes__", [])
+    for_users = isinstance(error, ValueError | OSError) and (not notes or _raised_here(error))
+    if line and (for_users or type(error).__module__.startswith(f"{__package__}.")):
+        return line
+    return "; ".join([f"{type(error).__name__}: {line}", *notes])
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the statement that raised an error is one of this package's, whose words are meant for users."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(f"{__package__}.")
 
 
 def _system_line(error: OSError) -> str:

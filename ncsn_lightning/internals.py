@@ -6,24 +6,40 @@ An upgrade may take any of it away: `tests/test_internals.py` then says which.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ThroughputMonitor
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    RichProgressBar,
+    ThroughputMonitor,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loops.optimization.automatic import Closure, _AutomaticOptimization
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 Step = Callable[[Any, int], Tensor]
 """A whole optimiser step on a batch and its index; returns the loss."""
+
+
+COUNT_THEIR_CALLS = (ThroughputMonitor, TQDMProgressBar, RichProgressBar)
+"""Callbacks of Lightning's that count the calls of `on_train_batch_end`, and do nothing else that takes long."""
 
 
 class BlockOptimization(_AutomaticOptimization):
@@ -35,10 +51,13 @@ class BlockOptimization(_AutomaticOptimization):
     Args:
         trainer: whose loop this becomes part of.
         block_end: the optimiser step at which the block that begins at a step must end.
+        told: callbacks whose `on_train_batch_end` is called for every batch all the same.
         step: takes the place of forward, backward and update.
     """
 
-    def __init__(self, trainer: Any, block_end: Callable[[int], int], step: Step | None = None) -> None:
+    def __init__(
+        self, trainer: Any, block_end: Callable[[int], int], told: Sequence[L.Callback] = (), step: Step | None = None
+    ) -> None:
         super().__init__(trainer)
         self.block_end, self.whole_step, self.module = block_end, step, trainer.lightning_module
         self.connector, strategy = trainer._logger_connector, trainer.strategy
@@ -49,24 +68,26 @@ class BlockOptimization(_AutomaticOptimization):
         self.schedulers = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
         self.unrecorded = unrecorded(trainer.optimizers[0])
         self.at_start = [c for c in trainer.callbacks if isinstance(c, LearningRateMonitor | DeviceStatsMonitor)]
-        self.at_end = [c for c in trainer.callbacks if isinstance(c, ThroughputMonitor)]  # which counts its calls
+        self.told: Sequence[Any] = told
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: Any) -> dict[str, Tensor]:
         trainer, batch, indexed = self.trainer, kwargs["batch"], "batch_idx" in kwargs
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         assert fetcher is not None
-        first, last, losses = batch_idx, batch_idx + self._steps(batch_idx) - 1, []
+        last, losses = batch_idx + self._steps(batch_idx) - 1, []
         update: Callable[[], Any] = optimizer.step
         with _logging_at_the_end(self.module):
             while True:
                 loss = self._step(optimizer, update, (batch, batch_idx) if indexed else (batch,))
                 if loss is not None:
                     losses.append(loss.detach())
-                if batch_idx == last or trainer.should_stop or fetcher.done:
-                    self.optim_progress.optimizer.zero_grad.increment_by(batch_idx - first + 1)
+                ends = batch_idx == last or trainer.should_stop or fetcher.done
+                for monitor in self.told:
+                    if not ends or isinstance(monitor, ProgressBar):
+                        monitor.on_train_batch_end(trainer, self.module, {}, batch, batch_idx)
+                if ends:
+                    _leave_out_next_call(self.told)
                     return {"loss": torch.stack(losses)} if losses else {}
-                for monitor in self.at_end:
-                    monitor.on_train_batch_end(trainer, self.module, None, batch)
                 batch_idx, update = batch_idx + 1, self.unrecorded
                 batch = self._next_batch(loop, fetcher, batch_idx)
 
@@ -86,9 +107,11 @@ class BlockOptimization(_AutomaticOptimization):
         progress.increment_ready()
         if self.whole_step:
             loss: Tensor | None = self.whole_step(*arguments)
+            self.optim_progress.optimizer.zero_grad.increment_by(1)
         else:
             loss = one_number(self.module, self.training_step(*arguments))
             optimizer.zero_grad()
+            self.optim_progress.optimizer.zero_grad.increment_by(1)
             if loss is not None:
                 loss.backward()
             update()
@@ -120,16 +143,27 @@ class BlockOptimization(_AutomaticOptimization):
         return batch
 
 
+def _leave_out_next_call(callbacks: Sequence[L.Callback]) -> None:
+    """Keep progress bars from the epoch loop's call at the end of a block, which names the block's first batch."""
+    for bar in (callback for callback in callbacks if isinstance(callback, ProgressBar)):
+
+        def left_out(*_: Any, bar: Any = bar) -> None:
+            del bar.on_train_batch_end
+
+        bar.on_train_batch_end = left_out  # type: ignore[assignment,method-assign]
+
+
 def _fetch(fetcher: Any) -> Any:
     """The next batch, from the only loader of a fetcher that is one batch ahead, as the fetcher itself would give it.
 
     Its own way asks a profiler and unpacks a tree for every batch, which costs a thirtieth of a small step.
     """
-    if not fetcher.batches or fetcher.length is not None or len(fetcher.combined_loader.flattened) != 1:
+    loaders = fetcher.combined_loader
+    if not fetcher.batches or fetcher.length is not None or loaders.iterables is not loaders.flattened[0]:
         return next(fetcher)[0]
     batch, index, loader = fetcher.batches.pop()
     try:
-        fetcher.batches.append((next(fetcher.combined_loader._iterator.iterators[0]), index + 1, loader))
+        fetcher.batches.append((next(loaders._iterator.iterators[0]), index + 1, loader))
         fetcher.fetched += 1
     except StopIteration:
         fetcher.done = True
@@ -146,6 +180,7 @@ def _advance(scheduler: Any) -> None:
     groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     for group, base, factor in groups:
         group["lr"] = base * factor(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
 def unrecorded(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
@@ -154,35 +189,56 @@ def unrecorded(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
     own = vars(optimizer).get("step")
     if not getattr(step, "hooked", False) or not (own is None or hasattr(own, "_wrapped_by_lr_sched")):
         return optimizer.step
-    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return with_hooks(optimizer, step.__wrapped__)
+
+
+def with_hooks(optimizer: torch.optim.Optimizer, step: Callable[[Any], Any]) -> Callable[[], None]:
+    """A function of an optimiser, followed by the optimiser's hooks, which torch calls after its own step alone."""
+    hooks = optimizer._optimizer_step_post_hooks
 
     def call() -> None:
-        for hook in before.values():
-            hook(optimizer, (), {})
-        step.__wrapped__(optimizer)
-        for hook in after.values():
+        step(optimizer)
+        for hook in hooks.values():
             hook(optimizer, (), {})
 
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # else the scheduler warns that no step was taken
     return call
+
+
+def is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody has a hook before an optimiser's steps, or a hook for the steps of all optimisers."""
+    hooks = optimizer._optimizer_step_pre_hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks
+    return any(hooks)
+
+
+def adam_state(optimizer: Any, group: dict[str, Any]) -> list[Tensor]:
+    """The count of steps and the moments of a group's only parameter, before Adam's first step too."""
+    gathered: list[list[Tensor]] = [[] for _ in range(6)]
+    optimizer._init_group(group, *gathered)
+    _, _, first, second, largest, steps = gathered
+    return [*steps, *first, *second, *largest]
 
 
 def one_number(module: L.LightningModule, output: Any) -> Tensor | None:
     """The loss in what a `training_step` returned; None where it skips the step, as in Lightning."""
+    name = f"{type(module).__name__}.training_step"
     if isinstance(output, Mapping):
-        output = output.get("loss")
+        if (found := output.get("loss")) is None:
+            raise ValueError(f"{name} returned a dict without a loss: return one number under the key 'loss'")
+        output = found
+    elif output is None:
+        Closure.warning_cache.warn(f"{name} returned None: this optimiser step changes nothing")
     if output is not None and not (isinstance(output, Tensor) and output.numel() == 1):
         shape = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"{type(module).__name__}.training_step returned {shape}: return one number, such as the mean of it"
-        )
+        raise ValueError(f"{name} returned {shape}: return one number, such as the mean of it")
     return output
 
 
 @contextmanager
 def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
-    """Of what `self.log` is given in a block for a step alone, hand over the last value of each name, at its end.
+    """Keep the last value of each name that `self.log` gets in a block, and log it when the block ends.
 
-    That is all that Lightning would pass on; to hear of every one of them costs it half a millisecond each.
+    Lightning would pass on no other; a call of its own takes half a millisecond.
     """
     log, kept, before = module.log, {}, module._current_fx_name
 
@@ -202,9 +258,11 @@ def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
         module._current_fx_name = before
 
 
-def use_blocks(trainer: L.Trainer, block_end: Callable[[int], int], step: Step | None) -> None:
+def use_blocks(
+    trainer: L.Trainer, block_end: Callable[[int], int], told: Sequence[L.Callback], step: Step | None
+) -> None:
     """Put `BlockOptimization` in the place of Lightning's own, which goes on counting where that one was."""
-    _exchange(trainer, BlockOptimization(trainer, block_end, step))
+    _exchange(trainer, BlockOptimization(trainer, block_end, told, step))
 
 
 def use_single_steps(trainer: L.Trainer) -> None:
@@ -227,9 +285,15 @@ def end_batch(trainer: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
 
 
 def count_steps_logged(trainer: Any) -> None:
-    """Have Lightning log by the optimiser's step: its own count may be one off after a training was resumed."""
+    """Set the count of steps by which Lightning decides when to log; after a resumption it may be one too high."""
     if trainer.lightning_module.automatic_optimization:
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def batches_taken(trainer: Any) -> int:
+    """Batches that a training has made a step of, over all of its processes; one that an error ended does not count."""
+    taken: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    return taken
 
 
 def every_n_train_steps(checkpoint: ModelCheckpoint) -> int:
@@ -252,6 +316,25 @@ def leave_signals_alone(trainer: L.Trainer) -> None:
 def relaunches_the_command(trainer: L.Trainer) -> bool:
     """Whether each rank is started by this program's own command line once more; only the launcher's class tells."""
     return isinstance(getattr(trainer.strategy, "launcher", None), _SubprocessScriptLauncher)
+
+
+def raised_in_rank(error: BaseException) -> tuple[str, str]:
+    """The full name and the message of the exception that ended a spawned rank; its parent is left with text alone."""
+    lines = str(error).strip().splitlines() if isinstance(error, ProcessRaisedException) else [""]
+    name, _, message = lines[-1].partition(": ")
+    return name, message
+
+
+class KeepingWriter(ExperimentWriter):
+    """Lightning's writer of `metrics.csv`, which removes the file that an earlier process left; this one keeps it."""
+
+    def _check_log_dir_exists(self) -> None:
+        """Leave the folder as it is."""
+
+
+def forget_wandb_service() -> None:
+    """Part with the W&B service of a parent process: it holds the run's id, and its address is inherited."""
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def compile_graph(function: Callable[..., Any], example: list[Tensor]) -> Any:

@@ -16,6 +16,7 @@ import torch
 import wandb
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
+    EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
     ThroughputMonitor,
@@ -35,7 +36,7 @@ from .distributions import Distribution
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
 from .loops import FastLoop
-from .module import HasScore
+from .module import NCSN, HasScore
 from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
@@ -100,7 +101,8 @@ def build(
     fill_automatic(builder)
     for path in ("module", "data"):
         if dropped := builder.drop_unnamed(path, given=overrides):
-            log.info("%s takes no %s", builder.config[path]["_target_"], ", ".join(dropped))
+            name = builder.config[path]["_target_"]
+            log.info("left out, for the constructor of %s does not name them: %s", name, ", ".join(dropped))
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
     callbacks = [*builder.build_members("callbacks", L.Callback), *callbacks]
     _check_together(builder, parts)
@@ -118,12 +120,13 @@ def build(
 
 
 def _without_unmonitored(callbacks: Sequence[L.Callback]) -> list[L.Callback]:
-    """Leave out checkpoints that wait for the score error where nothing measures it."""
+    """Leave out callbacks that wait for the score error where nothing measures it."""
     if any(isinstance(callback, ScoreError) for callback in callbacks):
         return [*callbacks]
-    waiting = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "score_error"]
-    for checkpoint in waiting:
-        log.info("no %s.ckpt: the callback score_error is left out", checkpoint.filename)
+    waiting = [c for c in callbacks if isinstance(c, ModelCheckpoint | EarlyStopping) and c.monitor == "score_error"]
+    for callback in waiting:
+        name = f"{callback.filename}.ckpt" if isinstance(callback, ModelCheckpoint) else type(callback).__name__
+        log.info("no %s: the callback score_error is left out", name)
     return [callback for callback in callbacks if callback not in waiting]
 
 
@@ -176,6 +179,13 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
             )
         elif isinstance(sampler, Sampler):
             builder.attempt("sampler: ", lambda: sampler.check_score(module.score))
+        trainer = builder.config.trainer
+        ends = trainer.get("max_steps") != -1 or trainer.get("max_epochs") not in (None, -1)
+        if isinstance(module, NCSN) and not (ends or module.total_steps or module.decay == "constant"):
+            builder.refuse(
+                "module.total_steps=null: the learning rate decays to an end that trainer.max_time does not tell; "
+                "give module.total_steps=…, or module.decay=constant"
+            )
         if type(module).train_dataloader is not L.LightningModule.train_dataloader:
             builder.refuse(
                 f"module._target_={name}: its own train_dataloader would give way to {type(data).__name__}; take it "
@@ -233,7 +243,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     Raises:
         Preempted: the process was asked to stop (`ncsn_lightning.preemption`).
     """
-    config, trainer = job.record.config, job.trainer
+    config = job.record.config
+    trainer: Any = job.trainer
     folder = Path(config["paths"]["folder"])
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
     if trainer.is_global_zero:
@@ -243,6 +254,9 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
     with listening():
         _fit(job, checkpoint)
+    for callback in trainer.callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and not callback.best_model_path:
+            log.info("no %s.ckpt: nothing was validated", callback.filename)
     # A rank of another process (ddp_spawn) keeps its results to itself, and the last validation's are handed back.
     measured = {**trainer.callback_metrics, **job.record.results(trainer)}
     error = float(measured.get("score_error", float("nan")))

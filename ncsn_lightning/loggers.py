@@ -18,11 +18,11 @@ import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from matplotlib.image import imread
 from wandb.errors import Error as WandbError
 
 from .files import replacing
+from .internals import KeepingWriter, forget_wandb_service
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,8 @@ _CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DI
 """Where the user wants what W&B stages (`wandb sync` needs it later) and caches; in the run's folder if nowhere."""
 
 
-class _ContinuingWriter(ExperimentWriter):
-    """Keeps the file that an earlier process of the same run left."""
-
-    def _check_log_dir_exists(self) -> None:
-        """The folder is expected to exist, and its metrics to stay."""
+class _ContinuingWriter(KeepingWriter):
+    """Goes on with the file that an earlier process of the same run left."""
 
     def rewind(self, rows: int) -> None:
         """Keep the first `rows` rows, for later ones will be logged again."""
@@ -67,13 +64,14 @@ class MetricsCSV(CSVLogger):
     def __init__(self, *, folder: str) -> None:
         super().__init__(save_dir=folder, name="", version="")
         self.rows = 0
+        self.writer: _ContinuingWriter | None = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        if self._experiment is None:
-            self._experiment = _ContinuingWriter(log_dir=self.save_dir)
-        return self._experiment
+        if self.writer is None:
+            self.writer = _ContinuingWriter(log_dir=self.save_dir)
+        return self.writer
 
     @rank_zero_only
     def rewind(self, rows: int) -> None:
@@ -132,7 +130,7 @@ def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
     except WandbError as error:
         log.warning("W&B did not answer: %s; this process goes on offline", str(error).splitlines()[0])
         wandb.teardown()
-        os.environ.pop("WANDB_SERVICE", None)  # one inherited from a parent process still holds the run's id
+        forget_wandb_service()
         os.environ["WANDB_MODE"] = "offline"  # or each further job of a sweep would wait as long
         experiment = wandb.init(mode="offline", **arguments)
     return experiment

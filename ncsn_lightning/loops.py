@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -16,7 +17,14 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from .arguments import Count, strict
 from .compiled import CompiledStep
 from .data import StreamingDataModule
-from .internals import count_steps_logged, every_n_train_steps, use_blocks, use_single_steps
+from .internals import (
+    COUNT_THEIR_CALLS,
+    count_steps_logged,
+    every_n_train_steps,
+    is_watched,
+    use_blocks,
+    use_single_steps,
+)
 from .module import NCSN
 
 log = logging.getLogger(__name__)
@@ -28,7 +36,7 @@ STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_st
 MODULE_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 PRECISIONS = (Precision, MixedPrecision, DoublePrecision, HalfPrecision)
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
-COST = "the fast one takes some four fifths of its time"
+COST = "the fast loop would take some 80 % of its time"
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -55,9 +63,9 @@ BLOCK_ENDS: dict[type, Callable[[Any], int]] = {
     theirs.ModelCheckpoint: every_n_train_steps,
     **dict.fromkeys(IN_ANY_BLOCK, lambda part: 0),
 }
-"""Whose batch hooks do not ask for every step, and at multiples of how many steps a block must end for each of them.
+"""Classes whose batch hooks may be called once a block, each with the period in steps at which a block must end for it.
 
-A block ends besides wherever Lightning logs, validates or stops.
+A block also ends wherever Lightning logs, validates or stops.
 """
 
 
@@ -78,7 +86,7 @@ class FastLoop(BlockCallback):
         self.loop, self.block_size, self.compile = loop, block_size, compile
 
     def reasons(self, trainer: Any, module: L.LightningModule, data: Any = None) -> str:
-        """What has the standard loop run; empty where the fast one does.
+        """Why the standard loop runs; empty where the fast one does.
 
         Raises:
             ValueError: the fast loop or a compiled step is asked for, and would leave something out.
@@ -107,7 +115,8 @@ class FastLoop(BlockCallback):
         ]
         periods = [period for period in (self.block_size, trainer.log_every_n_steps, *ends) if period]
         step = CompiledStep(trainer) if self.compile else None
-        use_blocks(trainer, lambda now: min(now + period - now % period for period in periods), step)
+        told = [c for c in trainer.callbacks if isinstance(c, COUNT_THEIR_CALLS) and not isinstance(c, BlockCallback)]
+        use_blocks(trainer, lambda now: min(now + period - now % period for period in periods), told, step)
         _say(trainer, "fast loop, up to %d optimiser steps a call%s", self.block_size, ", compiled" if step else "")
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
@@ -144,9 +153,19 @@ def asking(trainer: Any, module: L.LightningModule, data: Any = None) -> Iterato
             yield type(part).__name__
     if any(config.reduce_on_plateau and config.interval == "step" for config in trainer.lr_scheduler_configs):
         yield "a rate that follows a metric at every step"
-    for optimizer in trainer.optimizers:
-        if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
-            yield f"{type(optimizer).__name__}, which calls for the loss itself"
+    factory: Any = module.optimizer if isinstance(module, NCSN) else None
+    planned = [factory.func] if isinstance(factory, partial) else []
+    for kind in [*map(type, trainer.optimizers)] or planned:
+        if not _takes_torchs_step(kind):
+            yield f"{kind.__name__}, whose step may call for the loss itself"
+    yield from ("a hook of the optimiser's steps" for optimizer in trainer.optimizers if is_watched(optimizer))
+
+
+def _takes_torchs_step(kind: Any) -> bool:
+    """Whether an optimiser's step is one of torch's own, and does without a closure."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    own = inspect.unwrap(kind.step).__module__.startswith("torch.optim.")
+    return own and closure is not None and closure.default is None
 
 
 def _overridden(part: Any, base: type, hooks: tuple[str, ...]) -> Iterator[str]:

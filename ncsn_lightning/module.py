@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +18,10 @@ from .arguments import Count, Fraction, Index, strict
 from .data import Batch, StreamingDataModule
 from .objectives import squared_error
 from .scores import Score, ScoreModel
-from .training import Decay, ExponentialAverage, Follow, LearningRate, OptimizerFactory
+from .training import Decay, ExponentialAverage, LearningRate, OptimizerFactory
 from .weightings import SigmaPower, Weighting
+
+NO_END = "total_steps=None: the learning rate decays to an end that this training has not; give it, or decay='constant'"
 
 
 @runtime_checkable
@@ -48,6 +51,7 @@ class NCSN(L.LightningModule):
     """
 
     loss_sum: Tensor
+    loss_count: Tensor
 
     @strict
     def __init__(
@@ -68,6 +72,7 @@ class NCSN(L.LightningModule):
         self.optimizer = optimizer
         self.warmup_steps, self.decay, self.total_steps = warmup_steps, decay, total_steps
         self.register_buffer("loss_sum", torch.zeros(()))
+        self.register_buffer("loss_count", torch.zeros(()))
 
     @property
     def score(self) -> ScoreModel:
@@ -80,66 +85,65 @@ class NCSN(L.LightningModule):
         return self.weighting(batch.sigma) * error + self.weighting.penalty(batch.sigma)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        if not isinstance(batch, Batch):
+            name = type(batch).__name__
+            raise TypeError(f"{type(self).__name__} takes a Batch(x_noisy, sigma, target); the data gave it a {name}")
         loss = self.loss(self.model, batch).mean()
         self.loss_sum.add_(loss.detach())
+        self.loss_count.add_(1)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.loss(self.score, batch).mean()
-        self.log_dict({"loss/validation": loss, "step": float(self.global_step)})
+        self.log("loss/validation", loss)
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, object]] = [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
         if learned := list(self.weighting.parameters()):
             groups.append({"params": learned, "weight_decay": 0.0})
         optimizer = self.optimizer(groups)
-        optimizer.register_step_post_hook(Follow(self.average, self.model, lambda: self.global_step))
-        rate = LearningRate(self.warmup_steps, self.total_steps or planned_steps(self.trainer), self.decay)
+        self.average.follow(self.model, optimizer, lambda: self.global_step)
+        steps = self.total_steps or planned_steps(self.trainer)
+        if steps is None and self.decay != "constant":
+            raise ValueError(NO_END)
+        rate = LearningRate(self.warmup_steps, steps or 1, self.decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
 
     def on_train_start(self) -> None:
-        trainer: Any = self.trainer
-        self.log_every, self.batches = trainer.log_every_n_steps, trainer.accumulate_grad_batches
-        self.logged_at = self.global_step - self.global_step % self.log_every
-        if self.logged_at == self.global_step and self.loss_sum:  # saved at this step, before the value was logged
-            self.logged_at = max(0, self.logged_at - self.log_every)
+        self.logged_at = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the mean loss over the optimiser steps since its last value, wherever Lightning logs."""
-        steps = self.global_step - self.logged_at
-        if steps and self.global_step % self.log_every == 0 and self.loss_sum:
-            self.log("loss/train", self.loss_sum / (steps * self.batches), prog_bar=True)
+        """Log the mean loss since its last value, wherever Lightning logs."""
+        step, period = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if period and step % period == 0 and step != self.logged_at and self.loss_count:
+            self.log("loss/train", self.loss_sum / self.loss_count, prog_bar=True)
             self.loss_sum.zero_()
-            self.logged_at = self.global_step
+            self.loss_count.zero_()
+            self.logged_at = step
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **named: Any) -> Any:
         """The module that a checkpoint holds the weights of, as Lightning does it; a checkpoint is read as data alone.
 
         Raises:
-            ValueError: an argument of the constructor is missing, or does not fit the weights.
+            ValueError: an argument of the constructor is missing or unknown, or does not fit the weights.
         """
         try:
             return super().load_from_checkpoint(checkpoint_path, *arguments, **{"weights_only": True, **named})
         except (TypeError, ValidationError, RuntimeError) as error:
+            wrong = error.errors() if isinstance(error, ValidationError) else []
+            lines = [f"{each['loc'][-1]}: {each['msg']}" for each in wrong] or str(error).strip().splitlines()[-1:]
             raise ValueError(
-                f"{checkpoint_path}: holds weights alone; give what the module was made with, "
+                f"{checkpoint_path}: {'; '.join(lines).strip()}; give what the module was made with, "
                 f"{cls.__name__}.load_from_checkpoint(path, score=…), or use load_run for a run of ncsn-train"
             ) from error
 
 
-def planned_steps(trainer: L.Trainer) -> int:
-    """The optimiser steps that a trainer is to make, as far as `max_steps` and `max_epochs` say.
-
-    Raises:
-        ValueError: neither does.
-    """
-    data, epochs = getattr(trainer, "datamodule", None), trainer.max_epochs or -1
-    by_steps = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if isinstance(data, StreamingDataModule):
-        by_steps += [epochs * data.steps_per_epoch] if epochs >= 0 else []
-    elif not by_steps and trainer.estimated_stepping_batches != float("inf"):
-        by_steps = [int(trainer.estimated_stepping_batches)]
-    if not by_steps:
-        raise ValueError("total_steps=None: this training has no end; give max_steps to the trainer, or total_steps")
-    return max(1, min(by_steps))
+def planned_steps(trainer: L.Trainer) -> int | None:
+    """The optimiser steps that a trainer is to make, as far as its options say; None where they do not."""
+    data, epochs = getattr(trainer, "datamodule", None), trainer.max_epochs
+    planned = trainer.estimated_stepping_batches
+    steps = [int(planned)] if 0 <= planned < math.inf else []
+    if isinstance(data, StreamingDataModule) and epochs is not None and epochs >= 0:
+        steps.append(epochs * data.steps_per_epoch)
+    return min(steps, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
@@ -18,6 +19,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from .building import Builder
 from .callbacks import StepProgressBar
 from .checkpoints import AtomicCheckpointIO
+from .configuration import nearest
 from .data import StreamingDataModule
 from .internals import leave_signals_alone, relaunches_the_command
 from .loops import FastLoop
@@ -60,6 +62,7 @@ def make_trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str,
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # a report is what one asks them for
     options = builder.build("trainer", dict)
     if not _sound(builder, options, parts["data"]):
         return None
@@ -115,6 +118,9 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
         builder.refuse(f"trainer.accelerator={accelerator}: no GPU is visible here; use trainer=cpu")
     if precision not in PRECISIONS:
         builder.refuse(f"trainer.precision={precision}: not tried here; use 32-true or bf16-mixed")
+    known = [*inspect.signature(L.Trainer.__init__).parameters]
+    for key in options.keys() - known:
+        builder.refuse(f"trainer.{key}={options[key]}: Lightning's Trainer has no such option; {nearest(key, known)}")
     for key, instead in INSTEAD.items():
         if key in options:
             builder.refuse(f"trainer.{key}={options[key]}: not taken; {instead}")
@@ -123,7 +129,15 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
     if not isinstance(steps, int) or isinstance(steps, bool) or (steps < 1 and not (steps == -1 and ends)):
         beside = ", beside trainer.max_epochs or trainer.max_time" if steps == -1 else ""
         builder.refuse(f"trainer.max_steps={steps}: should be greater than or equal to 1{beside}")
-    for key in WHOLE if isinstance(data, StreamingDataModule) else ():
+    interval, streams = options.get("val_check_interval"), isinstance(data, StreamingDataModule)
+    if streams and isinstance(interval, int) and options.get("check_val_every_n_epoch", 1) is not None:
+        batches = data.steps_per_epoch * options.get("accumulate_grad_batches", 1)
+        if interval > batches:
+            builder.refuse(
+                f"trainer.val_check_interval={interval}: an epoch has {batches} batches, for data.steps_per_epoch="
+                f"{data.steps_per_epoch}; raise that, or add +trainer.check_val_every_n_epoch=null to count over epochs"
+            )
+    for key in WHOLE if streams else ():
         if isinstance(value := options.get(key), float) and value not in (0.0, 1.0):
             builder.refuse(f"trainer.{key}={value}: a stream has no end to take a share of; give a number of batches")
     return not any(line.startswith("trainer") for line in builder.refused)

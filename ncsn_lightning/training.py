@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .adam import FlatAdam, FlatGroup
+from .adam import FlatParameter
 from .scores import ScoreModel
 
 OptimizerFactory = Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]
@@ -50,32 +50,23 @@ class ExponentialAverage(nn.Module):
         """1 − d_t, the share of the new weights after `step` earlier updates."""
         return 1 - min(self.decay, (1 + step) / (10 + step)) if self.decay else 1.0
 
+    def follow(self, model: ScoreModel, optimizer: torch.optim.Optimizer, step: Callable[[], int]) -> None:
+        """Have the average follow the weights of a model after every step of an optimiser, in flat memory where it is.
 
-class Follow:
-    """A hook of an optimiser: after every step an average follows the weights, over flat state where there is one.
+        Args:
+            model: whose parameters make the optimiser's first group.
+            step: how many steps were made before.
+        """
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        averages, weights = zip(*((a, w) for a, w in pairs if w.requires_grad), strict=True)
+        first = optimizer.param_groups[0]["params"][0]
+        if isinstance(first, FlatParameter) and first.holds(weights):
+            averages, weights = (first.pieces.gather(averages),), (first,)
 
-    Args:
-        average: of the weights of `model`.
-        model: whose parameters make the optimiser's first group.
-        step: how many steps were made before.
-    """
+        def update(*_: object) -> None:
+            share = self.share(step())
+            with torch.no_grad():
+                for average, weight in zip(averages, weights, strict=True):
+                    average.lerp_(weight, share)
 
-    def __init__(self, average: ExponentialAverage, model: ScoreModel, step: Callable[[], int]) -> None:
-        self.average, self.step = average, step
-        pairs = zip(average.model.parameters(), model.parameters(), strict=True)
-        self.averages, self.weights = zip(*((a, w) for a, w in pairs if w.requires_grad), strict=True)
-        self.group: FlatGroup | None = None
-        self.flat: Tensor | None = None
-
-    def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        share = self.average.share(self.step())
-        group = optimizer.flat[0] if isinstance(optimizer, FlatAdam) and optimizer.flat else None
-        if group is not self.group:
-            self.group = group
-            self.flat = group.layout.gather(self.averages) if group and group.holds(self.weights) else None
-        if group and self.flat is not None and self.flat.data_ptr() == self.averages[0].data_ptr():
-            self.flat.lerp_(group.weights, share)
-            return
-        with torch.no_grad():
-            for average, weight in zip(self.averages, self.weights, strict=True):
-                average.lerp_(weight, share)
+        optimizer.register_step_post_hook(update)

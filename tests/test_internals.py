@@ -57,7 +57,7 @@ def test_the_next_batch_is_the_fetchers_own():
         def __iter__(self):
             return iter(range(7))
 
-    for loaders in (Endless(), [Endless(), Endless()], list(range(7))):
+    for loaders in (Endless(), [Endless()], {"a": Endless()}, [Endless(), Endless()], list(range(7))):
         ways = []
         for fetch in (internals._fetch, lambda fetcher: next(fetcher)[0]):
             loader = CombinedLoader(loaders, "max_size_cycle")
@@ -93,7 +93,7 @@ def test_an_unrecorded_step_is_the_step_with_its_hooks():
     step = internals.unrecorded(optimizer)
     assert step != optimizer.step
     step()
-    assert (parameter.item(), calls) == (0.5, ["before", "after"])
+    assert (parameter.item(), calls) == (0.5, ["after"])
 
 
 def test_a_checkpoint_callback_tells_its_steps():
@@ -138,3 +138,47 @@ def test_what_changes_from_step_to_step_is_not_traced(reads):
             eval(reads, {"self": module, "batch_idx": batch_idx})
     assert [(name, options) for name, _, options in logged] == [("a", {"prog_bar": True})]
     assert "log" not in vars(module)
+
+
+def test_the_writer_keeps_the_file_that_lightnings_own_removes(tmp_path):
+    from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+    (tmp_path / "metrics.csv").write_text("step,loss\n0,1.0\n")
+    internals.KeepingWriter(log_dir=str(tmp_path))
+    assert (tmp_path / "metrics.csv").read_text().endswith("0,1.0\n")
+    with pytest.warns(UserWarning, match="will be deleted"):
+        ExperimentWriter(log_dir=str(tmp_path))
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def _raise_in_rank(rank):
+    raise InterruptedError(f"rank {rank}: stopped")
+
+
+def test_a_parent_reads_what_a_spawned_rank_raised():
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as caught:
+        torch.multiprocessing.spawn(_raise_in_rank, nprocs=1)
+    assert internals.raised_in_rank(caught.value) == ("InterruptedError", "rank 0: stopped")
+    assert internals.raised_in_rank(ValueError("name: message")) == ("", "")
+
+
+def test_a_step_with_hooks_is_said_to_the_scheduler(recwarn):
+    """Torch's scheduler warns unless the optimiser's own `step` was called, which a step of ours does not."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    internals.with_hooks(optimizer, lambda _: None)()
+    scheduler.step()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adams_state_is_there_before_its_first_step(amsgrad):
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.grad = torch.ones(3)
+    optimizer = torch.optim.Adam([weight], amsgrad=amsgrad)
+    step, *moments = internals.adam_state(optimizer, optimizer.param_groups[0])
+    optimizer.step()
+    assert int(step) == 1
+    assert len(moments) == 2 + amsgrad
+    assert all((moment > 0).all() for moment in moments)

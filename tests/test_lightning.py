@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncsn_lightning import NCSN, StreamingDataModule, jobs, load_run
+from ncsn_lightning import NCSN, BlockCallback, StreamingDataModule, jobs, load_run
 from ncsn_lightning.configuration import Refusal
 
 PAGE = (Path(__file__).parents[1] / "docs/lightning.md").read_text()
@@ -27,62 +27,165 @@ def logged(folder, name):
         return [int(row["step"]) for row in csv.DictReader(file) if row.get(name)]
 
 
-WORKS = {
-    "gradient_clip_val": ["+trainer.gradient_clip_val=0.01"],
-    "accumulate_grad_batches": ["+trainer.accumulate_grad_batches=2"],
-    "precision=bf16-mixed": ["trainer.precision=bf16-mixed"],
-    "max_time": ["+trainer.max_time='00:00:10:00'"],
-    "max_epochs": ["+trainer.max_epochs=1"],
-    "fast_dev_run": ["+trainer.fast_dev_run=true"],
-    "overfit_batches": ["+trainer.overfit_batches=3", "trainer.max_steps=9"],
-    "limit_val_batches": ["+trainer.limit_val_batches=0"],
-    "check_val_every_n_epoch": ["+trainer.check_val_every_n_epoch=2"],
-    "val_check_interval": ["+trainer.val_check_interval=10"],
-    "log_every_n_steps": ["trainer.log_every_n_steps=5"],
-    "enable_progress_bar": ["trainer.enable_progress_bar=false"],
-    "detect_anomaly": ["+trainer.detect_anomaly=true"],
-    "deterministic": ["+trainer.deterministic=true"],
-    "profiler": ["+trainer.profiler=simple"],
-    "num_sanity_val_steps": ["+trainer.num_sanity_val_steps=1"],
-    "StochasticWeightAveraging": [
-        "+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",
-        *("+callbacks.swa.swa_lrs=0.001", "+trainer.max_epochs=2", "trainer.max_steps=-1"),
-    ],
-    "EMAWeightAveraging": ["+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging"],
-    "EarlyStopping": [
-        "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
-        *("+callbacks.stop.monitor=score_error", "+callbacks.stop.patience=9"),
-    ],
-    "Timer": ["+callbacks.timer._target_=lightning.pytorch.callbacks.Timer", "+callbacks.timer.duration='00:01:00:00'"],
-    "RichProgressBar": ["+callbacks.rich._target_=lightning.pytorch.callbacks.RichProgressBar"],
-    "GradientAccumulationScheduler": [
-        "+callbacks.schedule._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
-        "+callbacks.schedule.scheduling={0:2,1:1}",
-    ],
-    "ModelCheckpoint": [
-        "+callbacks.mine._target_=lightning.pytorch.callbacks.ModelCheckpoint",
-        *("+callbacks.mine.dirpath=${paths.folder}/mine", "+callbacks.mine.every_n_train_steps=20"),
-    ],
+class Notes(BlockCallback):
+    """Notes what is true of torch and of the trainer during a training."""
+
+    def __init__(self):
+        self.sanity_checks = 0
+
+    def on_sanity_check_end(self, trainer, pl_module):
+        self.sanity_checks += 1
+
+    def on_train_start(self, trainer, pl_module):
+        self.start = {name: p.detach().clone() for name, p in pl_module.model.named_parameters()}
+        self.anomalies, self.deterministic = torch.is_anomaly_enabled(), torch.are_deterministic_algorithms_enabled()
+
+    def way(self, module):
+        """How far the weights have gone."""
+        return (
+            sum(float((p.detach() - self.start[name]).square().sum()) for name, p in module.model.named_parameters())
+            ** 0.5
+        )
+
+
+LIGHTNINGS = "lightning.pytorch.callbacks"
+ENDLESS = "trainer.max_steps=10000000"
+WORKS = {  # what is asked for, and what is true afterwards
+    "gradient_clip_val": (
+        ["+trainer.gradient_clip_val=0.01", "optimizer=sgd", "optimizer.momentum=0"],
+        lambda job, notes: 0 < notes.way(job.module.cpu()) <= 60 * 0.001 * 0.01,
+    ),
+    "accumulate_grad_batches": (["+trainer.accumulate_grad_batches=2"], lambda job, _: taken(job) == 120),
+    "precision=bf16-mixed": (["trainer.precision=bf16-mixed"], lambda job, _: job.trainer.precision == "bf16-mixed"),
+    "max_time": (["+trainer.max_time={seconds:1}", ENDLESS], lambda job, _: 0 < job.trainer.global_step < 1e7),
+    "max_epochs": (["+trainer.max_epochs=1"], lambda job, _: job.trainer.global_step == 30),
+    "fast_dev_run": (["+trainer.fast_dev_run=true"], lambda job, _: job.trainer.global_step == 1),
+    "overfit_batches": (
+        ["+trainer.overfit_batches=7", "trainer.max_steps=63"],
+        lambda job, _: job.trainer.current_epoch == 9,
+    ),
+    "limit_val_batches": (["+trainer.limit_val_batches=0"], lambda job, _: "loss/validation" not in metrics(job)),
+    "limit_train_batches": (
+        ["+trainer.limit_train_batches=7", "+trainer.max_epochs=3", "module.warmup_steps=0"],
+        lambda job, _: (
+            job.trainer.global_step == 21 and job.trainer.lr_scheduler_configs[0].scheduler.get_last_lr() == [0]
+        ),
+    ),
+    "check_val_every_n_epoch": (
+        ["+trainer.check_val_every_n_epoch=2"],
+        lambda job, _: logged(folder_of(job), "score_error") == [60],
+    ),
+    "val_check_interval": (
+        ["+trainer.val_check_interval=50", "+trainer.check_val_every_n_epoch=null"],
+        lambda job, _: logged(folder_of(job), "score_error") == [50],
+    ),
+    "log_every_n_steps": (
+        ["trainer.log_every_n_steps=5"],
+        lambda job, _: logged(folder_of(job), "loss/train") == [*range(4, 60, 5)],
+    ),
+    "enable_progress_bar": (
+        ["trainer.enable_progress_bar=false"],
+        lambda job, _: job.trainer.progress_bar_callback is None,
+    ),
+    "detect_anomaly": (["+trainer.detect_anomaly=true"], lambda _, notes: notes.anomalies),
+    "deterministic": (["+trainer.deterministic=true"], lambda _, notes: notes.deterministic),
+    "profiler": (
+        ["+trainer.profiler=simple"],
+        lambda job, _: len(job.trainer.profiler.recorded_durations["run_training_batch"]) == 60,
+    ),
+    "num_sanity_val_steps": (["+trainer.num_sanity_val_steps=1"], lambda _, notes: notes.sanity_checks == 1),
+    "StochasticWeightAveraging": (
+        [
+            f"+callbacks.swa._target_={LIGHTNINGS}.StochasticWeightAveraging",
+            *("+callbacks.swa.swa_lrs=0.001", "+trainer.max_epochs=3", "trainer.max_steps=-1"),
+        ],
+        lambda job, _: job.trainer.lr_scheduler_configs[0].scheduler.__class__.__name__ == "SWALR",
+    ),
+    "EMAWeightAveraging": (
+        [f"+callbacks.ema._target_={LIGHTNINGS}.EMAWeightAveraging", "+callbacks.ema.decay=1.0"],
+        lambda job, notes: notes.way(job.module) < 1e-3,  # the average of the first step's weights alone
+    ),
+    "EarlyStopping": (
+        [
+            *(f"+callbacks.stop._target_={LIGHTNINGS}.EarlyStopping", "+callbacks.stop.monitor=score_error"),
+            *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=1e9", ENDLESS),
+        ],
+        lambda job, _: job.trainer.global_step == 60,
+    ),
+    "Timer": (
+        [f"+callbacks.timer._target_={LIGHTNINGS}.Timer", "+callbacks.timer.duration={seconds:1}", ENDLESS],
+        lambda job, _: 0 < job.trainer.global_step < 1e7,
+    ),
+    "RichProgressBar": (
+        [f"+callbacks.rich._target_={LIGHTNINGS}.RichProgressBar"],
+        lambda job, _: type(job.trainer.progress_bar_callback).__name__ == "RichProgressBar",
+    ),
+    "GradientAccumulationScheduler": (
+        [
+            f"+callbacks.schedule._target_={LIGHTNINGS}.GradientAccumulationScheduler",
+            "+callbacks.schedule.scheduling={0:4,1:1}",
+        ],
+        lambda job, _: taken(job) == 4 * 30 + 30 and max(losses(job)) < 4 * min(losses(job)),
+    ),
+    "ModelCheckpoint": (
+        [
+            f"+callbacks.mine._target_={LIGHTNINGS}.ModelCheckpoint",
+            *("+callbacks.mine.dirpath=${paths.folder}/mine", "+callbacks.mine.every_n_train_steps=20"),
+        ],
+        lambda job, _: [path.stem[-7:] for path in (folder_of(job) / "mine").iterdir()] == ["step=60"],
+    ),
 }
+ELSEWHERE = {"LambdaCallback", "ThroughputMonitor", "DeviceStatsMonitor"}
+"""Rows of the page that tests/test_loops.py is about."""
 
 
-def test_the_page_has_a_row_for_each_flag_that_is_tested():
-    rows = set(re.findall(r"^\| `([^`]+)`", PAGE, flags=re.MULTILINE))
-    refused = {key for key, _, _ in REFUSED}
-    assert {name.partition("=")[0] for name in WORKS} | {key.partition("=")[0] for key in refused} <= {
-        row.partition("=")[0] for row in rows
-    }
+def folder_of(job):
+    return Path(job.record.config["paths"]["folder"])
 
 
-@pytest.mark.filterwarnings("ignore:.*", "error::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("overrides", WORKS.values(), ids=WORKS)
-def test_a_flag_of_lightnings_finishes_a_run(overrides, configure, tmp_path):
-    job = fit(configure, *overrides)
+def taken(job):
+    return job.trainer.fit_loop.total_batch_idx + 1
+
+
+def metrics(job):
+    return (folder_of(job) / "metrics.csv").read_text()
+
+
+def losses(job):
+    with open(folder_of(job) / "metrics.csv", newline="") as file:
+        return [float(row["loss/train"]) for row in csv.DictReader(file) if row.get("loss/train")]
+
+
+def test_the_page_has_a_row_for_each_flag_and_each_row_is_tested():
+    rows = {row.partition("=")[0] for row in re.findall(r"^\| `([^`]+)`", PAGE, flags=re.MULTILINE)}
+    tested = {name.partition("=")[0] for name in WORKS} | {key for key, _, _ in REFUSED} | ELSEWHERE
+    assert rows == tested
+
+
+@pytest.fixture
+def as_torch_was():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.autograd.set_detect_anomaly(False)
+
+
+@pytest.mark.usefixtures("as_torch_was")
+@pytest.mark.filterwarnings(
+    "ignore:.*validation_step|.*smaller than the logging|.*could not find the monitored|.*Anomaly Detection",
+    "ignore:.*SWA is currently only|.*You have turned on `Trainer|.*val_dataloader|.*swa_lrs|.*overwriting",
+    "ignore:.*Detected call of `lr_scheduler",
+)
+@pytest.mark.parametrize(("overrides", "holds"), WORKS.values(), ids=WORKS)
+def test_a_flag_of_lightnings_finishes_a_run_and_means_what_it_does(overrides, holds, configure, tmp_path):
+    notes = Notes()
+    job = jobs.build(configure(*LEAN, *overrides), overrides=overrides, callbacks=[notes])
+    jobs.fit(job)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["steps"] == job.trainer.global_step > 0
     assert summary["metrics"]["score_error"] > 0
     assert all(bool(p.isfinite().all()) for p in job.module.parameters())
+    assert holds(job, notes)
 
 
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
@@ -148,6 +251,7 @@ REFUSED = [
     ("inference_mode", "true", "not taken; a score that is an energy"),
     ("val_check_interval", "0.25", "a stream has no end to take a share of; give a number of batches"),
     ("limit_train_batches", "0.5", "a stream has no end"),
+    ("val_check_interval", "31", "an epoch has 30 batches, for data.steps_per_epoch=30; raise that, or add"),
     ("overfit_batches", "0.1", "a stream has no end"),
 ]
 
@@ -237,7 +341,8 @@ def test_a_module_of_ones_own_trains_on_the_stream_and_is_read_again(loop, name,
     with caplog.at_level(logging.INFO):
         job = jobs.build(configure(*overrides), overrides=overrides)
         jobs.fit(job)
-    assert f"own.{name} takes no score, weighting, ema_decay, warmup_steps, decay, total_steps" in caplog.text
+    dropped = "score, weighting, ema_decay, warmup_steps, decay, total_steps"
+    assert f"left out, for the constructor of own.{name} does not name them: {dropped}" in caplog.text
     assert f"{loop} loop" in caplog.text
     summary = json.loads((own / "run/summary.json").read_text())
     assert summary["status"] == "finished"

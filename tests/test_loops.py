@@ -7,9 +7,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch import callbacks as theirs
+from lightning.pytorch.loops.optimization.automatic import Closure
 
 from ncsn_lightning import NCSN, BlockCallback, FastLoop, jobs
-from ncsn_lightning.checkpoints import latest_checkpoint
+from ncsn_lightning.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint
 from ncsn_lightning.configuration import Refusal
 from ncsn_lightning.loops import asking
 
@@ -109,6 +110,8 @@ NOT_ASKING = {
     "EarlyStopping": [theirs.EarlyStopping("score_error", patience=99)],
     "ThroughputMonitor": [theirs.ThroughputMonitor(batch_size_fn=lambda batch: 64)],
     "DeviceStatsMonitor": [theirs.DeviceStatsMonitor(cpu_stats=False)],
+    "TQDMProgressBar": [theirs.TQDMProgressBar()],
+    "RichProgressBar": [theirs.RichProgressBar()],
     "BlockCallback": [BlockCallback()],
 }
 
@@ -123,6 +126,26 @@ def test_what_does_not_ask_keeps_the_fast_loop(callbacks, configure, caplog, tmp
         fit(configure, callbacks=callbacks)
     assert "fast loop, up to 50 optimiser steps a call" in caplog.text
     assert "standard loop" not in caplog.text
+
+
+def test_an_end_in_time_keeps_the_fast_loop(configure, caplog):
+    with caplog.at_level(logging.INFO):
+        fit(configure, "+trainer.max_time={hours:1}")
+    assert "fast loop, up to 50 optimiser steps a call" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [theirs.TQDMProgressBar, theirs.RichProgressBar])
+def test_lightnings_bars_stand_at_the_step_that_was_taken(kind, configure, monkeypatch):
+    """They count the calls of their hook, a batch each, at every refresh."""
+    seen, hook = [], kind.on_train_batch_end
+
+    def spy(self, trainer, module, outputs, batch, batch_idx):
+        seen.append(batch_idx)
+        hook(self, trainer, module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(kind, "on_train_batch_end", spy)
+    fit(configure, callbacks=[kind(refresh_rate=7)])
+    assert seen == [step % 30 for step in range(70)]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -260,7 +283,108 @@ def test_a_loss_of_several_numbers_is_refused(configure, importable):
         fit(configure, "module._target_=many.Many")
 
 
-@pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`")
+@pytest.mark.parametrize("loop", ["fast", "standard"])
+def test_a_dict_without_a_loss_ends_the_run(loop, configure, importable):
+    (importable / "misspelt.py").write_text(
+        "from ncsn_lightning import NCSN\n"
+        "class Misspelt(NCSN):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return {'los': super().training_step(batch, batch_idx)}\n"
+    )
+    with pytest.raises(Exception, match=r"'loss'"):
+        fit(configure, "module._target_=misspelt.Misspelt", f"loop={loop}")
+
+
+SCHEDULED = """
+import torch
+from ncsn_lightning import NCSN
+class Scheduled(NCSN):
+    rates = []
+    def training_step(self, batch, batch_idx):
+        self.rates.append(self.lr_schedulers().get_last_lr())
+        return super().training_step(batch, batch_idx)
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 3}}
+"""
+
+
+def test_a_scheduler_of_ones_own_steps_and_says_the_same_in_both_loops(configure, importable, tmp_path):
+    (importable / "scheduled.py").write_text(SCHEDULED)
+    rates = []
+    for loop in ("fast", "standard"):
+        job = fit(configure, "module._target_=scheduled.Scheduled", f"loop={loop}", folder=loop)
+        rates.append([*job.module.rates])
+        job.module.rates.clear()
+    assert rates[0] == rates[1]
+    assert len({rate for (rate,) in rates[0]}) > 20
+    assert_same_checkpoint(*(tmp_path / loop / "checkpoints/last.ckpt" for loop in ("fast", "standard")))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists", "ignore:.*was called without a model|.*no last checkpoint"
+)
+@pytest.mark.parametrize("loop", ["fast", "standard"])
+def test_a_run_that_an_error_ended_goes_on_with_the_batch_that_it_did_not_take(loop, configure, importable, tmp_path):
+    (importable / "failing.py").write_text(
+        "from ncsn_lightning import NCSN\n"
+        "class Failing(NCSN):\n"
+        "    at = 37\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        if self.global_step == self.at:\n"
+        "            raise InterruptedError\n"
+        "        return super().training_step(batch, batch_idx)\n"
+    )
+    import failing
+
+    undisturbed = fit(configure, "loop=standard", folder="whole")
+    saves = theirs.OnExceptionCheckpoint(tmp_path, "error")
+    common = [*LEAN, "module._target_=failing.Failing", f"loop={loop}"]
+    with pytest.raises(InterruptedError):
+        jobs.fit(jobs.build(configure(*common, folder="cut"), overrides=[], callbacks=[saves]))
+    failing.Failing.at = -1
+    job = jobs.build(configure(*common, folder="cut"), overrides=[])
+    checkpoint = Checkpoint(tmp_path / "error.ckpt", read_checkpoint(tmp_path / "error.ckpt"))
+    jobs.fit(job, checkpoint=checkpoint)
+    ends, whole = job.module.state_dict(), undisturbed.module.state_dict()
+    assert [name for name in whole if not torch.equal(whole[name], ends[name])] == []
+
+
+HOOKED = """
+import torch
+from ncsn_lightning import NCSN
+class Hooked(NCSN):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
+        optimizer.register_step_pre_hook(lambda *_: None)
+        return optimizer
+class Closing(torch.optim.SGD):
+    def step(self, closure=None):
+        loss = closure()
+        super().step()
+        return loss
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "asks"),
+    [
+        ("module._target_=hooked.Hooked", "a hook of the optimiser's steps"),
+        ("optimizer._target_=hooked.Closing", "Closing, whose step may call for the loss itself"),
+        ("optimizer._target_=torch.optim.LBFGS", "LBFGS, whose step may call for the loss itself"),
+    ],
+)
+def test_an_optimiser_whose_step_is_watched_or_its_own_asks_for_every_step(
+    override, asks, configure, importable, caplog
+):
+    (importable / "hooked.py").write_text(HOOKED)
+    rest = ["~optimizer.betas", "~optimizer.fused", "~optimizer.weight_decay"] if "optim" in override else []
+    with caplog.at_level(logging.INFO):
+        fit(configure, "trainer.max_steps=3", override, *rest)
+    assert f"standard loop, one optimiser step a call, for {asks};" in caplog.text
+
+
 @pytest.mark.parametrize("loop", ["fast", "standard"])
 def test_steps_that_return_nothing_are_skipped_as_lightning_does(loop, configure, importable):
     (importable / "odd.py").write_text(
@@ -269,7 +393,9 @@ def test_steps_that_return_nothing_are_skipped_as_lightning_does(loop, configure
         "    def training_step(self, batch, batch_idx):\n"
         "        return super().training_step(batch, batch_idx) if batch_idx % 2 else None\n"
     )
-    job = fit(configure, "module._target_=odd.Odd", f"loop={loop}")
+    Closure.warning_cache.clear()  # each is given once a process
+    with pytest.warns(UserWarning, match="returned `?None"):
+        job = fit(configure, "module._target_=odd.Odd", f"loop={loop}")
     assert job.trainer.global_step == 70
     assert {int(state["step"]) for state in job.trainer.optimizers[0].state_dict()["state"].values()} == {35}
 

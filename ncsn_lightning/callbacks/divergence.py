@@ -14,7 +14,7 @@ from ..loops import BlockCallback
 EARLY = 500
 """Steps whose largest loss is usual."""
 
-REMEDY = "lower optimizer.lr, or give small σ less weight (weighting=inverse_variance)"
+REMEDY = "lower the learning rate (optimizer.lr), or give small σ less weight (weighting=inverse_variance)"
 
 
 class Diverged(RuntimeError):  # noqa: N818  (it names the status of a run)
@@ -31,20 +31,19 @@ class DivergenceGuard(BlockCallback):
     @strict
     def __init__(self, *, factor: Positive) -> None:
         self.factor = factor
-        self.seen = 0
-        self.usual = 1.0
+        self.usual: float | None = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         losses = _losses(outputs)
         for step, loss in enumerate(losses, trainer.global_step - len(losses) + 1):
-            if not self.seen:  # a weighting may make any size of loss usual
-                self.usual = max(self.usual, abs(loss))
+            if self.usual is None:  # a weighting may make any size of loss usual
+                self.usual = max(1.0, abs(loss))
             if not math.isfinite(loss) or abs(loss) > self.factor * self.usual:
                 raise Diverged(f"diverged at step {step}: loss {loss:.3g}, usual {self.usual:.3g}; {REMEDY}")
-            if self.seen < EARLY:
-                self.seen, self.usual = self.seen + 1, max(self.usual, abs(loss))
+            if step <= EARLY:
+                self.usual = max(self.usual, abs(loss))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._check_weights(trainer, pl_module)
@@ -57,10 +56,10 @@ class DivergenceGuard(BlockCallback):
             raise Diverged(f"diverged by step {trainer.global_step}: weights are not finite; {REMEDY}")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen, "usual": self.usual}
+        return {"usual": self.usual}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seen, self.usual = state_dict["seen"], state_dict["usual"]
+        self.usual = state_dict["usual"]
 
 
 def _losses(outputs: Any) -> list[float]:

@@ -75,11 +75,14 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.sampler, self.sample_test = sampler, sample_test
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
+        self.drawn_at = 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero
-        if due and (states := self._walk(pl_module)):
+        if step % self.every_n_steps or step in (self.drawn_at, trainer.max_steps) or not trainer.is_global_zero:
+            return
+        self.drawn_at = step
+        if states := self._walk(pl_module):
             self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

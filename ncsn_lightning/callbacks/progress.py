@@ -11,12 +11,13 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from ..loops import BlockCallback
+from ..module import planned_steps
 
 log = logging.getLogger(__name__)
 
 
 class StepProgressBar(TQDMProgressBar, BlockCallback):
-    """One bar from step 0 to `max_steps` on a terminal; elsewhere a plain line at every validation."""
+    """One bar from step 0 to the last on a terminal; elsewhere a plain line at every validation."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0, leave=True)
@@ -26,7 +27,8 @@ class StepProgressBar(TQDMProgressBar, BlockCallback):
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_start()
-        self.train_progress_bar.reset(total=trainer.max_steps)
+        self.steps = planned_steps(trainer)
+        self.train_progress_bar.reset(total=self.steps)
         self.train_progress_bar.initial = trainer.global_step
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -43,7 +45,7 @@ class StepProgressBar(TQDMProgressBar, BlockCallback):
         if self.is_disabled and trainer.is_global_zero:
             metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("loss/train", "score_error")}
             text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            log.info("step %d of %d  %s", trainer.global_step, trainer.max_steps, text)
+            log.info("step %d%s  %s", trainer.global_step, f" of {self.steps}" if self.steps else "", text)
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.is_enabled:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch.multiprocessing.spawn import ProcessRaisedException
-
+from ..internals import raised_in_rank
 from .divergence import Diverged
 from .preemption import Preempted
 
@@ -12,7 +11,5 @@ KINDS = (Diverged, Preempted)
 
 def original(error: BaseException) -> BaseException:
     """The `Diverged` or `Preempted` that a rank ended with, where `error` is its parent's; else `error` itself."""
-    if not isinstance(error, ProcessRaisedException):
-        return error
-    name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    name, message = raised_in_rank(error)
     return next((kind(message) for kind in KINDS if name == f"{kind.__module__}.{kind.__name__}"), error)

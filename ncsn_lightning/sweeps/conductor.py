@@ -7,6 +7,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -94,7 +96,7 @@ class Conductor:
         answers = dict(zip(names, returns, strict=True))
         for name, answer in answers.items():
             if answer.status == JobStatus.FAILED and self._begun(name) == before[name] and not stopping.asked():
-                reason = answer._return_value
+                reason = _reason(answer)
                 log.error("%s: %s", self.folder / name, one_line(reason))
                 text = "".join(traceback.format_exception(reason))
                 speak_for(
@@ -124,6 +126,15 @@ class Conductor:
         folder, subfolder = (QuotedString(text, Quote.single).with_quotes() for text in (str(self.folder), name))
         # unquoted, a hash such as 4294859e70 would be a number
         return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subfolder}"]
+
+
+def _reason(answer: JobReturn) -> BaseException:
+    """The exception that a failed job ended with; Hydra raises it anew, and says so on the standard error."""
+    try:
+        with redirect_stderr(StringIO()):
+            raise AssertionError(f"a failed job returned {answer.return_value!r}")
+    except Exception as reason:
+        return reason
 
 
 def _elsewhere(answer: JobReturn) -> bool:
