@@ -583,7 +583,7 @@ def test_truncated_and_damaged_arrays_are_refused(tmp_path):
         damaged[random.integers(min(128, len(damaged)))] = random.integers(256)
         path.write_bytes(damaged)
         try:
-            answer = targets.Points(path=str(path), bandwidth=1.0).means.shape[1]
+            answer = targets.Points(path=str(path), bandwidth=1.0).points.shape[1]
         except ValueError as error:
             answer = str(error)
         assert answer == 2 or (answer.startswith(f"path={path}: ") and "\n" not in answer)
