@@ -1,14 +1,14 @@
 r"""How wide the kernels of a density of points should be, and whether they hide what the points show.
 
-Scott's rule, $h = \sigma_d N^{-1/6}$, is made for one round cloud. Leaving one out makes no such assumption: it asks how
-likely each point is under the kernels of the others,
+Scott's rule, $h = \sigma_d N^{-1/6}$, is made for one round cloud. Leaving one out makes no such assumption: it asks
+how likely each point is under the kernels of the others,
 
 $$\ell(h) = \frac1N \sum_i \log\Big(\big(1 - \tfrac1N\big)\, p_{-i}(x_i) + \frac1N\,\frac1{E^2}\Big), \qquad
   p_{-i}(x) = \frac1{N - 1} \sum_{j \ne i} \mathcal N(x; x_j, h^2 I).$$
 
 The second term, an even background over the extent E of the points, bounds what a lonely point costs, which would else
-decide alone. Source without it: An Alternative Method of Cross-Validation for the Smoothing of Density Estimates, Bowman,
-1984, and Habbema, Hermans & van den Broek, 1974. Points that coincide count once, or h = 0 would be the best.
+decide alone. Source without it: On the Choice of Smoothing Parameters for Parzen Estimators of Probability Density
+Functions, Duin, 1976. Points that coincide count once, or h = 0 would be the best.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from .kernels import kernel_density
 
 ROWS = 2000
-"""Points whose likelihood is averaged: its error is then a hundredth of a nat, where a structure missed costs tenths."""
+"""Points whose likelihood is averaged: its error is then some hundredths of a nat, and a structure missed costs tenths."""
 
 SAMPLE = 8192
 """Points by which it is judged whether kernels are too wide."""

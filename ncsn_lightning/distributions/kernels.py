@@ -2,9 +2,9 @@ r"""A kernel density of many points, at a cost that hardly depends on their numb
 
 $$p_\sigma(x) = \frac1N \sum_i \mathcal N(x; x_i, \tau^2 I), \qquad \tau^2 = h^2 + \sigma^2$$
 
-Widths τ of one half octave share a lattice (`lattice.py`), made when first asked for. Where the points lie so thinly that a
-lattice would have more nodes than is worth it, those near x are summed up one by one. What is further from x than eight τ
-does not count; where all are, the nearest do.
+Widths τ of one half octave share a lattice (`lattice.py`), made when first asked for. Where the points lie so thinly
+that a lattice would have more nodes than is worth it, those near x are summed up one by one. What is further from x than
+eight τ does not count; where all are, the nearest do.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ $$\sum_i c_i\, e^{-\|x - x_i\|^2 / 2\tau^2} \approx
   \qquad C_{jk} = \sum_i c_i\, L_j(x_{i1})\, L_k(x_{i2}),$$
 
 where L are the polynomials of Lagrange that interpolate a function of the centre from the eight nodes around it, for a
-Gaussian is smooth on the scale of τ whatever it is a function of. On the lattice the sum is two products of matrices
-with factors of one coordinate each, so a point costs as many exponentials as a row and a column have nodes. The lattice is kept in
-tiles, as many as there are centres in; nodes beyond eight τ are left out. With δ = w / 4 the relative error is some 1e-7 where
-many centres add up, and 1e-5 (1e-2) at three (six) widths from a lonely one.
+Gaussian is as smooth a function of its centre as of x. On the lattice the sum is two products of matrices whose factors
+know one coordinate each, so x costs as many exponentials as a row and a column have nodes within reach, at least eight
+τ. The lattice is kept in square tiles, those with centres alone. With δ = w / 4 the relative error is some 1e-6 where
+many centres add up; of a lonely one it is 1e-5 at three widths from it, and 1e-2 at six.
 
-Source of the idea: The Fast Gauss Transform, Greengard & Strain, 1991, with interpolation in place of Hermite series, as
-particle-mesh methods have it (Computer Simulation Using Particles, Hockney & Eastwood, 1988, chapter 5).
+Source: The Fast Gauss Transform, Greengard & Strain, 1991, with interpolation in place of Hermite series, as methods of
+particles and meshes have it (Computer Simulation Using Particles, Hockney & Eastwood, 1988, chapter 5).
 """
 
 from __future__ import annotations
@@ -88,7 +88,12 @@ class Lattice:
 
     @classmethod
     def of(
-        cls, centres: Float64[Tensor, "m 2"], weights: Float64[Tensor, "m"], *, origin: Float64[Tensor, "2"], octave: int
+        cls,
+        centres: Float64[Tensor, "m 2"],
+        weights: Float64[Tensor, "m"],
+        *,
+        origin: Float64[Tensor, "2"],
+        octave: int,
     ) -> Lattice | None:
         """Spread weighted centres; None where they need more than `MOST` tiles."""
         spacing, keys = tile_side(octave) / SIDE, centres.new_empty(0, dtype=torch.long)
@@ -188,10 +193,7 @@ def _lagrange(t: Float64[Tensor, "m 2"]) -> Float64[Tensor, "m order 2"]:
     t, nodes = t[:, None], range(ORDER)
     factors = [t - node for node in nodes]
     return torch.cat(
-        [
-            math.prod(factors[k] for k in nodes if k != j) / math.prod(j - k for k in nodes if k != j)
-            for j in nodes
-        ],
+        [math.prod(factors[k] for k in nodes if k != j) / math.prod(j - k for k in nodes if k != j) for j in nodes],
         dim=1,
     )
 
@@ -202,8 +204,8 @@ def _groups(
     """Rows with the same key in groups of one height.
 
     Returns:
-        the order in which rows of a group follow each other; the group and the place in it of each in that order; the first
-        of each group in that order; the height.
+        the order in which rows of a group follow each other; in that order, the group of each, its place in the group,
+        and which are the first of their group; the height.
     """
     ordered, order = keys.sort(stable=True)
     _, which, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
