@@ -23,10 +23,11 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from .kernels import kernel_density
+from .kernels import KernelDensity, kernel_density
+from .mixture import GaussianMixture
 
 ROWS = 2000
-"""Points whose likelihood is averaged: its error is then some hundredths of a nat, and a structure missed costs tenths."""
+"""Points whose likelihood is averaged, to some hundredths of a nat; structure that is missed costs tenths."""
 
 SAMPLE = 8192
 """Points by which it is judged whether kernels are too wide."""
@@ -76,7 +77,7 @@ class _Neighbourhood(NamedTuple):
     rows: Float64[Tensor, "rows 2"]
     distances: Float64[Tensor, "rows neighbours"]
     points: Float64[Tensor, "N 2"]
-    density: torch.nn.Module
+    density: GaussianMixture | KernelDensity
     lowest: float
 
     @classmethod

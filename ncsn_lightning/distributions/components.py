@@ -32,7 +32,7 @@ NEGLIGIBLE = -100.0  # below it exp is nothing beside 1; left to underflow it is
 FEW_STATISTICS = 24
 """Statistics of a row up to which products with C are cheaper than work for every one of many components."""
 
-Given = tuple[Float64[Tensor, "n ..."], ...]
+Given = tuple[Float64[Tensor, "..."], ...]
 """What the exponents of some rows are computed from."""
 
 Exponents = Float64[Tensor, "_ _"]
@@ -100,6 +100,11 @@ class Own(Components):
         directions: unit vectors.
     """
 
+    axes: Tensor
+    shift: Tensor
+    variances: Tensor
+    log_weights: Tensor
+
     dim = 0  # sums over few components are then sums of long rows
     entries = 2**16
 
@@ -139,7 +144,7 @@ class Own(Components):
     ) -> Float64[Tensor, "K n"]:
         (along, across), (first, second) = away.square().unbind(), precisions.unbind()
         constant = (first * second).log().mul(0.5).add(self.log_weights)
-        return constant.addcmul(along, first, value=-0.5).addcmul_(across, second, value=-0.5)
+        return constant.addcmul(along, first, value=-0.5).addcmul(across, second, value=-0.5)
 
     def _away(self, x: Float64[Tensor, "n 2"]) -> Float64[Tensor, "2 K n"]:
         """u · (x − m) and v · (x − m)."""
@@ -160,6 +165,9 @@ class Shared(Components):
         group: of every component.
         directions: unit vectors; None for isotropic components.
     """
+
+    group_variances: Tensor
+    coefficients: Tensor
 
     dim = -1
     entries = 2**18  # 2 MiB of float64

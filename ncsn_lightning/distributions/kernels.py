@@ -3,8 +3,8 @@ r"""A kernel density of many points, at a cost that hardly depends on their numb
 $$p_\sigma(x) = \frac1N \sum_i \mathcal N(x; x_i, \tau^2 I), \qquad \tau^2 = h^2 + \sigma^2$$
 
 Widths τ of one half octave share a lattice (`lattice.py`), made when first asked for. Where the points lie so thinly
-that a lattice would have more nodes than is worth it, those near x are summed up one by one. What is further from x than
-eight τ does not count; where all are, the nearest do.
+that a lattice would have more nodes than is worth it, those near x are summed up one by one. What is further from x
+than eight τ does not count; where all are, the nearest do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEW = 2**12
 REACH = 8.0
 """Widths τ beyond which a kernel does not count beside others."""
 
-NEAREST = 16
+NEAREST = 32
 """Points that count where none is within reach."""
 
 PAIRS = 2**19
@@ -83,9 +83,11 @@ class KernelDensity(nn.Module):
         lattice = self._lattice(octave)
         mass, slopes = (lattice.sums(x, width) if lattice else self._near_sums(x, width, octave)).split([1, 2], dim=-1)
         least = math.exp(-(REACH**2) / 2) / len(self.points)
-        far = (mass.detach()[:, 0] < least).logical_and(x.detach().isfinite().all(-1)).nonzero().squeeze(-1)
+        somewhere = x.detach().isfinite().all(-1)
+        far = (mass.detach()[:, 0] < least).logical_and(somewhere).nonzero().squeeze(-1)
         mass = mass.clamp(min=least)
         found = torch.cat([mass.log() - (2 * math.pi * width.square()).log()[:, None], slopes / mass], dim=-1)
+        found = found.where(somewhere[:, None], math.nan)
         return found.index_copy(0, far, self._nearest(x[far], width[far])) if len(far) else found
 
     def _lattice(self, octave: int) -> Lattice | None:
@@ -123,7 +125,7 @@ class KernelDensity(nn.Module):
         part = counts.sum(-1).cumsum(0) // PAIRS
         pieces = part.unique_consecutive(return_counts=True)[1].tolist()
         split = zip(*(field.split(pieces) for field in (x, width, first, counts)), strict=True)
-        return torch.cat([_pair_sums(*piece, points) for piece in split])
+        return torch.cat([_pair_sums(points, *piece) for piece in split])
 
     def _nearest(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"]) -> Sums:
         """log p_σ and its gradient by the nearest points alone."""
@@ -145,11 +147,11 @@ def kernel_density(points: Float64[Tensor, "N 2"], *, bandwidth: float) -> Gauss
 
 
 def _pair_sums(
+    points: Float64[Tensor, "N 2"],
     x: Float64[Tensor, "n 2"],
     width: Float64[Tensor, "n"],
     first: Int64[Tensor, "n stretches"],
     counts: Int64[Tensor, "n stretches"],
-    points: Float64[Tensor, "N 2"],
 ) -> Sums:
     """Sums over stretches of the points, which begin at `first`; divided by N."""
     counts, before = counts.flatten(), counts.flatten().cumsum(0) - counts.flatten()

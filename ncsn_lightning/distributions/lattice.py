@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float64, Int64
@@ -190,12 +191,11 @@ def _first_nodes(places: Float64[Tensor, "m 2"]) -> Int64[Tensor, "m 2"]:
 
 def _lagrange(t: Float64[Tensor, "m 2"]) -> Float64[Tensor, "m order 2"]:
     """Lagrange's polynomials for the nodes 0, 1, …, at t."""
-    t, nodes = t[:, None], range(ORDER)
+    nodes = range(ORDER)
     factors = [t - node for node in nodes]
-    return torch.cat(
-        [math.prod(factors[k] for k in nodes if k != j) / math.prod(j - k for k in nodes if k != j) for j in nodes],
-        dim=1,
-    )
+    scales = [math.prod(j - node for node in nodes if node != j) for j in nodes]
+    products = [reduce(torch.mul, factors[:j] + factors[j + 1 :]) for j in nodes]
+    return torch.stack([product / scale for product, scale in zip(products, scales, strict=True)], dim=1)
 
 
 def _groups(

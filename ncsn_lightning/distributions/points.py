@@ -87,6 +87,11 @@ class Points(Distribution):
         """What the kernels hide: by how much a quarter of the bandwidth would make a point more likely, nats."""
         return bandwidth_rules.gain_of_narrower(self.points, self.bandwidth)
 
+    @property
+    def hides_structure(self) -> bool:
+        """Whether narrower kernels would show what these blur."""
+        return self.hidden > bandwidth_rules.MATTERS
+
     def extra_repr(self) -> str:
         return f"{len(self.points)} points, bandwidth={self.bandwidth:.4g}, neighbours {self.spacing:.4g} apart"
 
