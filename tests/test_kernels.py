@@ -113,7 +113,7 @@ def test_far_outside_the_nearest_points_count(way, generator):
 
 
 def test_there_is_hardly_a_step_where_the_nearest_take_over(way, generator):
-    """Along a ray away from all points log p falls as its slope says, but for what others than the nearest still add."""
+    """Along a ray away from all points log p falls as its slope says, but for what others than the nearest add."""
     density = KernelDensity(flower(N, generator), bandwidth=0.1)
     x = torch.stack([torch.linspace(3.0, 5.0, 400), torch.zeros(400)], dim=1).double()
     log_p, slope, _ = density(x, levels(400, 0.05)).unbind(-1)
