@@ -180,6 +180,7 @@ def test_the_most_likely_bandwidth_is_scotts_on_a_cloud_and_finer_on_a_curve(gen
     assert bandwidth.most_likely(round_cloud) == pytest.approx(bandwidth.scott(round_cloud), rel=0.3)
     spacing = bandwidth.spacing(curve)
     assert spacing < bandwidth.most_likely(curve) < 10 * spacing
+    assert bandwidth.gain_of_narrower(curve, bandwidth.most_likely(curve)) < 0
     noise = curve + 0.05 * cloud(2000, generator)
     assert 0.02 < bandwidth.most_likely(noise) < 0.1
 
@@ -205,7 +206,7 @@ def test_the_rule_is_asked_for_by_name_and_scales_with_the_data(generator):
 
 
 @pytest.mark.parametrize(("shape", "hides"), [(cloud, False), (flower, True)])
-@pytest.mark.parametrize("n", [300, 9000])
+@pytest.mark.parametrize("n", [300, 6000])
 def test_a_bandwidth_that_hides_structure_is_warned_of(shape, hides, n, generator, caplog):
     caplog.set_level("INFO")
     points = Points(path=shape(n, generator))
@@ -215,7 +216,6 @@ def test_a_bandwidth_that_hides_structure_is_warned_of(shape, hides, n, generato
     assert f"{points.bandwidth:.4g}" in line.getMessage()
     assert f"{points.spacing:.4g}" in line.getMessage()
     assert ("bandwidth=likelihood" in line.getMessage()) == hides
-    assert not Points(path=shape(n, generator), bandwidth="likelihood").hides_structure
 
 
 def test_points_say_what_they_are(generator):
