@@ -151,6 +151,14 @@ def test_many_points_are_a_target_like_few(generator):
     torch.testing.assert_close(few.covariance, few.kernels.covariance)
 
 
+def test_a_bandwidth_too_small_for_the_extent_is_refused(generator):
+    points = clump(N, generator)
+    with pytest.raises(ValueError, match=r"bandwidth=1e-09 is too small .* give at least"):
+        Points(path=points, bandwidth=1e-9)
+    finest = Points(path=points, bandwidth=1e-6)
+    torch.testing.assert_close(finest.log_prob(points[:9], 1e-6), plain(points, points[:9], math.sqrt(2) * 1e-6)[0])
+
+
 def test_pairs_are_summed_in_pieces(generator, monkeypatch):
     monkeypatch.setattr(lattice, "MOST", 0)
     points = cloud(N, generator)

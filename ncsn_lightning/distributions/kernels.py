@@ -30,6 +30,9 @@ REACH = 8.0
 NEAREST = 32
 """Points that count where none is within reach."""
 
+FINEST = 2.0**31
+"""Bandwidths in the extent of the points: more would leave no digits to tell tiles apart."""
+
 PAIRS = 2**19
 """Pairs of a row and a point that are summed at once."""
 
@@ -47,12 +50,21 @@ class KernelDensity(nn.Module):
     Args:
         points: data units.
         bandwidth: h, data units.
+
+    Raises:
+        ValueError: the bandwidth is below 5e-10 of the points' extent.
     """
 
     points: Tensor
 
     def __init__(self, points: Float64[Tensor, "N 2"], *, bandwidth: float) -> None:
         super().__init__()
+        extent = float((points.amax(0) - points.amin(0)).max())
+        if extent > FINEST * bandwidth:
+            raise ValueError(
+                f"bandwidth={bandwidth:g} is too small for points that lie up to {extent:.3g} apart; "
+                f"give at least {extent / FINEST:.2g}, or leave out what lies far from the others"
+            )
         self.register_buffer("points", points, persistent=False)
         self.bandwidth = bandwidth
         self._lattices: dict[int, Lattice | None] = {}
