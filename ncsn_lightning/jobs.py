@@ -32,7 +32,7 @@ from .callbacks.spawned import original
 from .checkpoints import Checkpoint, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash
-from .distributions import Distribution
+from .distributions import Distribution, Points
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
 from .loops import FastLoop
@@ -250,6 +250,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     if trainer.is_global_zero:
         if broken := broken_guidelines(schedule, distribution):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
+        if isinstance(distribution, Points):
+            _remark_on_bandwidth(distribution)
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
     with listening():
@@ -264,6 +266,20 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
         said = "score error not measured" if math.isnan(error) else f"score error {error:.4g}"
         log.info("%s; pictures and numbers in %s", said, folder)
     return error
+
+
+def _remark_on_bandwidth(points: Points) -> None:
+    """Say how wide the kernels are beside the spacing of the points, and warn where they blur what the points show."""
+    said = f"the bandwidth is {points.bandwidth:.4g}; half of the points have a neighbour within {points.spacing:.4g}"
+    if points.hides_structure:
+        log.warning(
+            "%s. It hides structure, and a small score error is then no merit: kernels a quarter as wide make a point "
+            "%.2g nats more likely; try distribution.bandwidth=likelihood, or a smaller number",
+            said,
+            points.hidden,
+        )
+    else:
+        log.info("%s", said)
 
 
 def _fit(job: Job, checkpoint: Checkpoint | None) -> None:

@@ -16,7 +16,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import ncsn_lightning
 from ncsn_lightning import (
@@ -36,6 +38,7 @@ from ncsn_lightning import (
     Checkerboard,
     Denoising,
     FastLoop,
+    GaussianMixture,
     Geometric,
     Heun,
     Karras,
@@ -239,7 +242,7 @@ def our_score() -> nn.Module:
     return ncsn_lightning.Raw(network=ncsn_lightning.MLP(embedding=embedding, hidden_dims=[128, 128, 128]))
 
 
-def ratios(theirs: list[float], ours: list[float]) -> str:
+def ratios(theirs: Sequence[float], ours: Sequence[float]) -> str:
     """Median ratio of the pairs of seconds, and their range."""
     pairs = [a / b for a, b in zip(theirs, ours, strict=True)]
     return f"{statistics.median(pairs):.2f} ({min(pairs):.2f} … {max(pairs):.2f})"
@@ -311,6 +314,62 @@ def exact_scores(console: Console) -> None:
     console.print(table)
 
 
+def mixtures(console: Console) -> None:
+    """Mixtures whose components have a covariance each, beside torch's own with autograd, in turn."""
+    title = f"log p and score of 5000 points under K covariances, {torch.get_num_threads()} threads"
+    table = Table("K", "", "ours, ms", "torch's, ms", "× faster", title=title)
+    for modes in (1, 2, 4, 8, 64, 512):
+        for turned in (False, True):
+            target = covariances(modes, turned=turned)
+            x = target.sample(5000, generator=torch.Generator().manual_seed(0)).double()
+            ask = partial(exact_both, target, x), partial(torchs, target, x)
+            ours, theirs = zip(*([milliseconds(call) for call in ask] for _ in range(3)), strict=True)
+            times = (f"{statistics.median(t):.2f}" for t in (ours, theirs))
+            table.add_row(str(modes), "rotated" if turned else "along the axes", *times, ratios(theirs, ours))
+    console.print(table)
+
+
+def covariances(modes: int, *, turned: bool) -> GaussianMixture:
+    generator = torch.Generator().manual_seed(modes)
+    angle = 3.0 * torch.rand(modes, generator=generator) * turned
+    return GaussianMixture(
+        4 * torch.randn(modes, 2, generator=generator),
+        weights=torch.ones(modes),
+        variances=torch.rand(modes, 2, generator=generator) + 0.1,
+        directions=torch.stack([angle.cos(), angle.sin()], dim=-1),
+        scale=0.3,
+    )
+
+
+def exact_both(target: GaussianMixture, x: Tensor, sigma: float = 0.1) -> tuple[Tensor, Tensor]:
+    return target.log_prob(x, sigma), target.score(x, sigma)
+
+
+def torchs(target: GaussianMixture, x: Tensor, sigma: float = 0.1) -> tuple[Tensor, Tensor]:
+    """log p_σ by torch's classes, and the score by differentiation."""
+    x = x.clone().requires_grad_()
+    turned = target.directions.flip(-1) * torch.tensor([-1.0, 1.0])
+    frames = torch.stack([target.directions, turned], dim=-1)
+    covariance = frames @ torch.diag_embed(target.deviations.square() + sigma**2) @ frames.mT
+    modes = MultivariateNormal(target.means, covariance, validate_args=False)
+    weights = Categorical(target.weights, validate_args=False)
+    log_p = MixtureSameFamily(weights, modes, validate_args=False).log_prob(x)
+    return log_p, torch.autograd.grad(log_p.sum(), x)[0]
+
+
+def many_points(console: Console) -> None:
+    """What the number of points of one's own costs."""
+    table = Table("points", "first call, s", "score of 10 000, ms", title="distribution=points, σ = .1")
+    for count in (10_000, 100_000, 1_000_000):
+        target = Points(path=torch.randn(count, 2, generator=torch.Generator().manual_seed(0)), bandwidth=0.03)
+        x = target.sample(10_000, generator=torch.Generator().manual_seed(1))
+        started = time.perf_counter()
+        target.score(x, 0.1)
+        first = time.perf_counter() - started
+        table.add_row(f"{count:,}", f"{first:.1f}", f"{milliseconds(lambda t=target, x=x: t.score(x, 0.1)):.0f}")
+    console.print(table)
+
+
 def make_target(option: str, folder: str) -> ncsn_lightning.Distribution:
     if option == "points":
         return Points(path=f"{folder}/points.npy")
@@ -345,6 +404,8 @@ def main() -> None:
     sampling(console, repeats=arguments.repeats, n=arguments.chains)
     default_network(console)
     exact_scores(console)
+    mixtures(console)
+    many_points(console)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from scipy.stats import chi2
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from ncsn_lightning import distributions as targets
+from ncsn_lightning.distributions import components
 
 TABLE = {
     "checkerboard": targets.Checkerboard,
@@ -316,6 +317,62 @@ def test_mixtures_against_torchs_own(name, sigma):
     torch.testing.assert_close(target.score(x, sigma), gradient, rtol=1e-7, atol=1e-7)
 
 
+def random_mixture(modes, *, turned, generator):
+    """Components each with a covariance of its own."""
+    angle = math.pi * torch.rand(modes, generator=generator).double() * turned
+    return targets.GaussianMixture(
+        4 * torch.randn(modes, 2, generator=generator),
+        weights=torch.rand(modes, generator=generator) + 0.1,
+        variances=torch.rand(modes, 2, generator=generator) + 0.1,
+        directions=pair(angle.cos(), angle.sin()),
+        scale=0.3,
+    )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("modes", [1, 2, 33, 512])
+def test_covariances_of_their_own_against_torchs(modes, turned, generator):
+    """One level for all points, or one for each, which are computed in different ways."""
+    target = random_mixture(modes, turned=turned, generator=generator)
+    frames = torch.stack([target.directions, pair(-target.directions[:, 1], target.directions[:, 0])], dim=-1)
+    sigma = torch.logspace(-1, 1, 200, dtype=torch.float64)
+    x = noisy(target, 1.0, 200).requires_grad_()
+    spectrum = torch.diag_embed(target.deviations.square() + sigma.square()[:, None, None])
+    mixture = MixtureSameFamily(
+        Categorical(target.weights.expand(200, -1)), MultivariateNormal(target.means, frames @ spectrum @ frames.mT)
+    )
+    exact = mixture.log_prob(x)
+    (gradient,) = torch.autograd.grad(exact.sum(), x)
+    torch.testing.assert_close(target.log_prob(x.detach(), sigma), exact.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(target.score(x.detach(), sigma), gradient, rtol=1e-9, atol=1e-9)
+    for i in (0, 199):
+        alone = target.score(x[i : i + 1].detach().expand(5, 2), float(sigma[i]))
+        torch.testing.assert_close(alone, gradient[i].expand(5, 2), rtol=1e-9, atol=1e-9)
+
+
+def test_a_mixture_needs_memory_in_proportion_to_its_components(generator):
+    few, many = (random_mixture(modes, turned=True, generator=generator) for modes in (100, 1000))
+    numbers = [sum(buffer.numel() for buffer in target.buffers()) for target in (few, many)]
+    assert numbers[1] < 10.1 * numbers[0]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_both_ways_of_evaluating_components_agree(turned, generator):
+    means, weights = torch.randn(90, 2, generator=generator).double(), torch.full((90,), 1 / 90).double()
+    groups, group = torch.tensor([[0.1, 0.3], [0.5, 0.05]]).double(), torch.arange(90) % 2
+    angle = torch.rand(90, generator=generator).double() * turned
+    directions = pair(angle.cos(), angle.sin())
+    ways = [
+        components.Shared(means, weights, groups, group, directions),
+        components.Own(means, weights, groups[group], directions),
+    ]
+    assert type(components.cheapest(means, weights, groups[group], directions)) is components.Shared
+    x, sigma = 3 * torch.randn(50, 2, generator=generator).double(), torch.logspace(-2, 1, 50).double()
+    for ask in ("log_sum", "score", "responsibilities"):
+        shared, own = (getattr(way, ask)(x, sigma) for way in ways)
+        torch.testing.assert_close(shared, own, rtol=1e-9, atol=1e-9)
+
+
 def exact_board(x, sigma):
     """Sum over the eight cells with 60 digits: log p and ∇ log p."""
     total, slope = mpmath.mpf(0), [mpmath.mpf(0), mpmath.mpf(0)]
@@ -583,7 +640,7 @@ def test_truncated_and_damaged_arrays_are_refused(tmp_path):
         damaged[random.integers(min(128, len(damaged)))] = random.integers(256)
         path.write_bytes(damaged)
         try:
-            answer = targets.Points(path=str(path), bandwidth=1.0).means.shape[1]
+            answer = targets.Points(path=str(path), bandwidth=1.0).points.shape[1]
         except ValueError as error:
             answer = str(error)
         assert answer == 2 or (answer.startswith(f"path={path}: ") and "\n" not in answer)
