@@ -235,9 +235,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     """
     config, trainer = job.record.config, job.trainer
     folder = Path(config["paths"]["folder"])
-    distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
     if trainer.is_global_zero:
-        if broken := broken_guidelines(schedule, distribution):
+        if broken := broken_guidelines(job.builder.build("schedule"), job.builder.target):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import tokenize
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from ..arguments import Positive, strict
@@ -49,6 +51,24 @@ class Points(GaussianMixture):
     @property
     def files(self) -> dict[str, Float[Tensor, "n 2"]]:
         return {"path": self.means}
+
+    @cached_property
+    def extent(self) -> float:
+        """Largest distance between any two of the points; where h is larger, the diameter."""
+        largest = _largest_distance((self.means - self.mean).cpu().numpy())
+        return largest if largest > self.bandwidth else self.diameter
+
+
+def _largest_distance(centred: NDArray[np.float64]) -> float:
+    """The largest extent along 4096 even directions, which is the largest distance to a relative 1e-7."""
+    try:
+        ends = centred[ConvexHull(centred).vertices]
+    except QhullError:  # all lie on a line
+        along = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+        ends = centred[[along.argmin(), along.argmax()]]
+    angles = np.pi * np.arange(4096) / 4096
+    directions = np.stack([np.cos(angles), np.sin(angles)])
+    return max(float(np.ptp(ends @ part, axis=0).max()) for part in np.array_split(directions, 64, axis=1))
 
 
 def _values(points: Float[Tensor, "..."]) -> NDArray[np.float64]:
