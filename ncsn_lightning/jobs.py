@@ -28,7 +28,7 @@ from torch import Tensor
 from .building import MODEL_TRUSTED, Builder, fill_automatic
 from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
-from .checkpoints import Checkpoint, latest_checkpoint
+from .checkpoints import Checkpoint, check_frame, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash
 from .distributions import Distribution
@@ -218,6 +218,11 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
     files = checkpoint.content.get("files") if checkpoint else None
     job = build(config, overrides=overrides, files=files, **options)
+    if checkpoint:
+        job.builder.attempt(
+            f"{checkpoint.path}: ", lambda: check_frame(checkpoint.content, job.builder.build("distribution"))
+        )
+        job.builder.check()
     if job.trainer.is_global_zero:
         for line in torn:
             log.warning("%s", line)

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from .building import MODEL_KINDS, MODEL_TRUSTED, Builder
-from .checkpoints import latest_checkpoint, read_checkpoint
+from .checkpoints import check_frame, latest_checkpoint, read_checkpoint
 from .distributions import Distribution
 from .module import HasScore
 from .samplers import Sampler
@@ -65,6 +65,7 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
         checkpoint["config"], trust=(*MODEL_TRUSTED, *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")
     )
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
+    builder.attempt(f"run={path}: ", lambda: check_frame(checkpoint, builder.build("distribution")))
     builder.check()
     module = parts["module"]
     try:
