@@ -42,13 +42,14 @@ REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError, Miscon
 """How constructors say that their arguments are wrong."""
 
 AUTOMATIC: dict[str, Callable[[Distribution], float]] = {
-    "sigma_max": lambda target: target.diameter,
-    "sigma_min": lambda target: min(0.01, target.scale / 10),
+    "sigma_max": lambda target: target.extent,
+    "sigma_min": lambda target: target.detail,
     "sigma_data": lambda target: target.sigma_data,
     "blur": lambda target: target.blur,
 }
-"""What `auto` means: the data diameter (Song & Ermon 2020, Technique 1), the smaller of .01 and a tenth of the target's
-smallest scale, the data's deviation per dimension (Karras et al. 2022), and that of the noise the target carries."""
+"""What `auto` means: the data diameter (Song & Ermon 2020, Technique 1), the smaller of a hundredth of the target's
+unit and a tenth of its smallest scale, the data's deviation per dimension (Karras et al. 2022), and that of the noise
+the target carries."""
 
 
 class _Broken:
@@ -60,6 +61,9 @@ _BROKEN = _Broken()
 
 class Builder:
     """Builds the groups of one configuration.
+
+    What a configuration calls `distribution` is in the data's coordinates; whatever refers to it, `${distribution}`, is
+    given the same target about its mean.
 
     Args:
         config: a plain configuration.
@@ -83,6 +87,8 @@ class Builder:
 
     def build(self, path: str, kind: type = object) -> Any:
         """The object of the node at `path`, made once; a refused one is noted and stands in as broken."""
+        if path != "distribution" and self._origin(path) == self._origin("distribution"):
+            return self.target
         path = self._origin(path)
         if path not in self.built:
             self.built[path] = self._build(path)
@@ -94,6 +100,12 @@ class Builder:
             self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; {remedy}", broken=path)
             return _BROKEN
         return built
+
+    @functools.cached_property
+    def target(self) -> Any:
+        """The distribution about its mean, as everything inside a run sees it."""
+        distribution = self.build("distribution")
+        return distribution.centred() if isinstance(distribution, Distribution) else distribution
 
     def build_members(self, path: str, kind: type) -> list[Any]:
         """The objects of a node that holds several by name, such as callbacks; none where there is no such node."""
@@ -292,8 +304,8 @@ def _first_line(error: BaseException) -> str:
 
 def fill_automatic(builder: Builder) -> None:
     """Put numbers in the place of every `auto` that the target determines."""
-    target = builder.build("distribution", Distribution)
-    _fill(builder, builder.config, "", None if isinstance(target, _Broken) else target)
+    known = isinstance(builder.build("distribution", Distribution), Distribution)
+    _fill(builder, builder.config, "", builder.target if known else None)
 
 
 def _fill(builder: Builder, node: DictConfig, path: str, target: Distribution | None) -> None:

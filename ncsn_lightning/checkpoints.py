@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from .distributions import Distribution
 from .files import replacing
 
 
@@ -52,6 +53,14 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in parts.items()):
         raise ValueError(f"{path}: not written by ncsn-lightning; use one that this program wrote")
     return checkpoint
+
+
+def check_frame(content: dict[str, Any], target: Distribution) -> None:
+    """Raise ValueError where a checkpoint's weights know the target in the data's own coordinates, as they once did."""
+    if not content.get("centred") and target.centred() is not target:
+        raise ValueError(
+            "trained by an earlier version, on data that were not centred, which this one would misread; train it again"
+        )
 
 
 def _load(path: Path, *, map_location: Any) -> Any:

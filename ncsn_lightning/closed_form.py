@@ -167,8 +167,8 @@ def errors(sampler: Sampler, target: Distribution, sigmas: Float[Tensor, "levels
     if sampler.prior == "uniform":
         raise ValueError("prior='uniform' is not normal: choose gaussian or moment_matched")
     first, end = smoothed(target, sigmas[0]), smoothed(target, sampler.reached(sigmas)[-1])
-    centred = Gaussian(torch.zeros_like(first.mean), float(sigmas[0]) ** 2 * torch.eye(2, dtype=torch.float64))
-    prior, truth = centred if sampler.prior == "gaussian" else first, smoothed(target, 0.0)
+    isotropic = Gaussian(first.mean, float(sigmas[0]) ** 2 * torch.eye(2, dtype=torch.float64))
+    prior, truth = isotropic if sampler.prior == "gaussian" else first, smoothed(target, 0.0)
     true_walk, walk = (affine_map(sampler, s, sigmas) for s in (ExactScore(target), score))
     ideal, exact, given = true_walk.push(first), true_walk.push(prior), walk.push(prior)
     return Errors(

@@ -6,6 +6,7 @@ takes, how many ranks share them and where a run was resumed therefore never cha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -23,6 +24,11 @@ from .internals import batches_taken
 from .objectives import Objective, StableTarget
 from .randomness import keyed_generator
 from .schedules import Levels
+
+log = logging.getLogger(__name__)
+
+FAR = 3.0
+"""Deviations of the data from the origin, beyond which their mean is a mistake."""
 
 DRAW = 50
 """Batches drawn at once: about 20 µs a batch; one draw a batch costs three times as much."""
@@ -178,7 +184,7 @@ class StreamingDataModule(L.LightningDataModule):
     """Infinite batches of a target for training, and one fixed batch for validation.
 
     Args:
-        distribution: the target.
+        distribution: the target, about its mean (`centred()`).
         levels: training density of σ.
         objective: what the score is regressed on; stable targets, unless one is given.
         batch_size: rows a step, over all ranks; a multiple of `levels.groups`.
@@ -215,6 +221,12 @@ class StreamingDataModule(L.LightningDataModule):
                     f"{name}={size} is no multiple of levels.groups={levels.groups}: change one of them, "
                     "or set levels.groups=null for one level a row"
                 )
+        if (away := float(distribution.mean.norm())) > FAR * distribution.sigma_data:
+            log.warning(
+                "distribution: its mean lies %.3g deviations from the origin, about which networks learn; give "
+                "distribution.centred() to all parts of the training",
+                away / distribution.sigma_data,
+            )
         self.distribution, self.levels = distribution, levels
         self.batch_size, self.validation_size = batch_size, validation_size
         self.steps_per_epoch, self.objective = steps_per_epoch, objective

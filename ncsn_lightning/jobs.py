@@ -29,7 +29,7 @@ from torch import Tensor
 from .building import MODEL_TRUSTED, Builder, fill_automatic
 from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
-from .checkpoints import Checkpoint, latest_checkpoint
+from .checkpoints import Checkpoint, check_frame, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash
 from .distributions import Distribution, Points
@@ -228,6 +228,11 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
     files = checkpoint.content.get("files") if checkpoint else None
     job = build(config, overrides=overrides, files=files, **options)
+    if checkpoint:
+        job.builder.attempt(
+            f"{checkpoint.path}: ", lambda: check_frame(checkpoint.content, job.builder.build("distribution"))
+        )
+        job.builder.check()
     if job.trainer.is_global_zero:
         for line in torn:
             log.warning("%s", line)
@@ -246,11 +251,10 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     config = job.record.config
     trainer: Any = job.trainer
     folder = Path(config["paths"]["folder"])
-    distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
     if trainer.is_global_zero:
-        if broken := broken_guidelines(schedule, distribution):
+        if broken := broken_guidelines(job.builder.build("schedule"), job.builder.target):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
-        if isinstance(distribution, Points):
+        if isinstance(distribution := job.builder.build("distribution"), Points):
             _remark_on_bandwidth(distribution)
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)

@@ -204,7 +204,7 @@ class Likelihood:
         schedule: whose ends are σ_max and σ_min.
         solver: of the ODE.
         prior: at σ_max: `exact`, the target's own p_σmax; `moment_matched`, N(mean, Cov + σ_max² I) of the target;
-            `gaussian`, N(0, σ_max² I).
+            `gaussian`, N(mean, σ_max² I).
         num_points: draws of p_σmin under which the divergence is taken.
         seed: of these.
     """
@@ -259,7 +259,7 @@ class Likelihood:
                 target = self.distribution
                 return MultivariateNormal(target.mean, target.covariance + variance).log_prob(x)
             case "gaussian":
-                return MultivariateNormal(torch.zeros(2, dtype=torch.float64), variance).log_prob(x)
+                return MultivariateNormal(self.distribution.mean, variance).log_prob(x)
 
 
 class CrossEntropy(NamedTuple):

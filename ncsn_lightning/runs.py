@@ -9,12 +9,12 @@ from typing import Any
 import lightning as L
 
 from .building import MODEL_KINDS, MODEL_TRUSTED, Builder
-from .checkpoints import latest_checkpoint, read_checkpoint
+from .checkpoints import check_frame, latest_checkpoint, read_checkpoint
 from .distributions import Distribution
 from .module import HasScore
 from .samplers import Sampler
 from .schedules import Schedule
-from .scores import Score
+from .scores import Score, uncentred
 
 PARTS: dict[str, type] = {
     "distribution": Distribution,
@@ -30,11 +30,11 @@ class Run:
 
     Attributes:
         config: the run's plain configuration.
-        distribution: the target.
+        distribution: the target, in the data's own coordinates.
         schedule: the ladder.
         sampler: of the run.
-        module: as it was trained, in float32, without gradients and ready for evaluation.
-        score: the module's; of NCSN that of the averaged weights.
+        module: as it was trained, on the target about its mean, in float32, without gradients and ready for evaluation.
+        score: the module's, in the data's own coordinates; of NCSN that of the averaged weights.
         steps: optimiser steps taken.
     """
 
@@ -65,6 +65,7 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
         checkpoint["config"], trust=(*MODEL_TRUSTED, *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")
     )
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
+    builder.attempt(f"run={path}: ", lambda: check_frame(checkpoint, builder.build("distribution")))
     builder.check()
     module = parts["module"]
     try:
@@ -73,7 +74,8 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
         raise ValueError(f"run={path}: its weights do not fit its own configuration; use another checkpoint") from error
     module.requires_grad_(False).eval()
     assert isinstance(module, HasScore)
-    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], score=module.score, **parts)
+    score = uncentred(module.score, parts["distribution"])
+    return Run(config=checkpoint["config"], steps=checkpoint["global_step"], score=score, **parts)
 
 
 def _read(path: Path) -> dict[str, Any]:

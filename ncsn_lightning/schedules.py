@@ -284,10 +284,10 @@ def broken_guidelines(schedule: Schedule, target: Distribution) -> list[str]:
     """The primer's guidelines that a ladder breaks on a target, each with its remedy; empty where all hold."""
     top, bottom, length = float(schedule.sigmas[0]), float(schedule.sigmas[-1]), len(schedule.sigmas)
     broken = []
-    if top < target.diameter / 2:
+    if top < target.extent / 2:
         broken.append(
-            f"σ_max={top:g} is below half the data diameter {target.diameter:.3g}: modes may keep wrong weights; "
-            f"raise schedule.sigma_max towards {target.diameter:.3g} (or auto)"
+            f"σ_max={top:g} is below half the data diameter {target.extent:.3g}: modes may keep wrong weights; "
+            f"raise schedule.sigma_max towards {target.extent:.3g} (or auto)"
         )
     if bottom > target.scale / 10 * (1 + 1e-4):  # but for the rounding of a ladder
         broken.append(

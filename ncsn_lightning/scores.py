@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from .arguments import NonNegative, Positive, column, strict
@@ -62,6 +62,49 @@ class ExactScore:
         self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
     ) -> Float[Tensor, "*batch"]:
         return self.distribution.log_prob(x, sigma)
+
+
+class Uncentred(nn.Module):
+    """A score of points about a centre, as one of points in the data's own coordinates.
+
+    Args:
+        score: takes centred points, of its weights' dtype.
+        center: in data units.
+    """
+
+    center: Tensor
+
+    def __init__(self, score: Score, center: Float64[Tensor, "2"]) -> None:
+        super().__init__()
+        self.score = score
+        self.register_buffer("center", center, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch 2"]:
+        return self.score(self._centred(x), sigma).to(x.dtype)
+
+    def _centred(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+        weight = next(self.parameters(), None)
+        return (x.double() - self.center).to(torch.float32 if weight is None else weight.dtype)
+
+
+class UncentredDensity(Uncentred):
+    """An `Uncentred` score that knows of what it is the gradient."""
+
+    score: Density
+
+    def log_density(
+        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
+    ) -> Float[Tensor, "*batch"]:
+        return self.score.log_density(self._centred(x), sigma).to(x.dtype)
+
+
+def uncentred(score: Score, target: Distribution) -> Score:
+    """A score that was trained on `target.centred()`, in the data's own coordinates."""
+    if target.centred() is target:
+        return score
+    return (UncentredDensity if isinstance(score, Density) else Uncentred)(score, target.uncentred.mean)
 
 
 def jacobian(

@@ -107,8 +107,9 @@ def test_the_blame_of_the_prior_is_the_whole_divergence_on_the_truth():
     target = TwoGaussians()
     measured = likelihood(target, RungeKutta(steps=64), prior="gaussian", num_points=2000)(target.score)
     assert measured.kl.value == pytest.approx(measured.mismatch.value, abs=1e-4)
-    variance = target.diameter**2  # of a prior whose mean misses the target's by m: at least |m|²/2(v + σ²)
-    assert measured.kl.value > 18 / 2 / (variance + 26)
+    excess = torch.linalg.eigvalsh(target.covariance) / target.diameter**2
+    missed = float((excess - excess.log1p()).sum()) / 2  # by a Gaussian that lacks the target's covariance
+    assert measured.mismatch.value == pytest.approx(missed, abs=4 * measured.mismatch.error)
     assert abs(likelihood(target, RungeKutta(steps=64), num_points=200)(target.score).mismatch.value) == 0
 
 

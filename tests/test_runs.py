@@ -77,6 +77,19 @@ def test_a_run_of_ones_own_classes_is_read_by_whoever_trusts_them(train, importa
     assert type(load_run(importable / "run", trust=("boards",)).distribution).__name__ == "Board"
 
 
+def test_weights_of_data_that_were_not_centred_are_refused(train, tmp_path):
+    train("distribution=moons")
+    assert load_run(tmp_path / "run").steps == 100
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint.pop("centred")
+        torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"run=.*: trained by an earlier version, .* train it again"):
+        load_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"\.ckpt: trained by an earlier version"):
+        jobs.resume(tmp_path / "run")
+
+
 def test_an_unknown_path_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run=.*none: no such file; give a run's folder or one of its"):
         load_run(tmp_path / "none")

@@ -26,6 +26,7 @@ from ..objectives import Objective, squared_error
 from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
+from ..scores import uncentred
 from ..weightings import Learned
 from .measuring import MeasuringCallback, first, measured
 from .score_error import ScoreError
@@ -41,12 +42,13 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
     """Sample and draw, every few steps and at the end.
 
     Along the way: the samples beside the target. At the end: `samples.npz` (keys `x`, and `truth`, as many draws of the
-    target, the same in every run on it; `[n, 2]` float32) and every figure into `figures/`, and to the loggers. Of a
+    target, the same in every run on it; `[n, 2]`, in the data's own coordinates, float32, or float64 where that would
+    merge points) and every figure into `figures/`, and to the loggers. Of a
     learned weighting, u(σ) and its optimum (nats) go to the summary; of the samples every metric, and under `floors`
     what the truth would score.
 
     Args:
-        distribution, schedule, levels, objective: of the run.
+        distribution, schedule, levels, objective: of the run; the distribution about its mean.
         sampler: walks down the schedule with the averaged score.
         sample_test: measures the samples.
         num_samples: chains.
@@ -75,6 +77,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.sampler, self.sample_test = sampler, sample_test
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
+        self.data = distribution.uncentred
         self.drawn_at = 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
@@ -83,7 +86,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             return
         self.drawn_at = step
         if states := self._walk(pl_module):
-            self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
+            self._publish(trainer, "samples", plotting.plot_samples(self.data, self.data.placed(states[-1])))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -102,13 +105,14 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
         self._measure(samples)
         truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
+        *states, x, truth = (self.data.placed(points) for points in (*states, samples, truth))
         with replacing(self.folder / "samples.npz") as path:
-            np.savez(path, x=samples.numpy(), truth=truth.float().numpy())
+            np.savez(path, x=x.numpy(), truth=truth.numpy())
         for logger in trainer.loggers:
-            log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
-        self._publish(trainer, "samples", plotting.plot_samples(self.distribution, samples))
-        self._publish(trainer, "filmstrip", plotting.plot_filmstrip(self.distribution, states, levels))
-        self._publish(trainer, "annealing", plotting.animate_annealing(self.distribution, states, levels))
+            log_table(logger, "samples", ["x1", "x2"], x[:TABLE_ROWS].tolist())
+        self._publish(trainer, "samples", plotting.plot_samples(self.data, x))
+        self._publish(trainer, "filmstrip", plotting.plot_filmstrip(self.data, states, levels))
+        self._publish(trainer, "annealing", plotting.animate_annealing(self.data, states, levels))
 
     def _measure(self, samples: Tensor) -> None:
         """Every metric of the set into the summary; chains that left the plane are no reason to lose a run."""
@@ -138,7 +142,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             errors = error.errors(module)
             chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]
             with measured(module, on_cpu=True) as score:
-                field = plotting.plot_score_field(self.distribution, score, chosen.cpu())
+                field = plotting.plot_score_field(self.data, uncentred(score, self.data), chosen.cpu())
             yield "score_field", field
             yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
             yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)

@@ -67,7 +67,7 @@ class RunRecord(L.Callback):
         self.earlier, self.training_time = state_dict["wall_time"], state_dict["training_time"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"], checkpoint["files"] = self.config, self.files
+        checkpoint["config"], checkpoint["files"], checkpoint["centred"] = self.config, self.files, True
         checkpoint["losses"] = self._losses(trainer)
         for logger in trainer.loggers:  # what is on disk goes as far as the checkpoint
             logger.save()

@@ -2,19 +2,31 @@
 
 The base class owns shapes and dtypes; a target owns the mathematics of rows: `sample`, `_log_prob` and, where there
 is a better way than differentiation, `_score`.
+
+A network learns data about the origin, and float32 keeps seven digits. So everything inside a run works with
+`target.centred()`, the same target moved so that its mean is the origin; only what enters and leaves is in the data's
+own coordinates, which `target.placed(x)` gives back.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from ..randomness import keyed_generator
+
+ROUNDING = 1e-12
+"""Of the data's deviation: a mean nearer to the origin is 0 but for rounding."""
+
+MERGED = 1e-3
+"""Of a target's smallest length: numbers of float32 that lie further apart than this would merge its points."""
 
 
 class Distribution(nn.Module, ABC):
@@ -32,6 +44,8 @@ class Distribution(nn.Module, ABC):
             should lie well below it.
         blur: the standard deviation τ, in data units, of noise that the target already carries: p = q ∗ N(0, τ²I) for
             some q, so that p_σ changes little below σ = τ. 0 where there are hard edges.
+        unit: the length, in data units, that counts as 1 where the target is defined (a cell's side, say); the data's
+            deviation per dimension unless given.
         mean: exact.
         covariance: exact.
     """
@@ -39,16 +53,25 @@ class Distribution(nn.Module, ABC):
     dim: int = 2
     scale: float
     blur: float
+    unit: float
     mean: Float[Tensor, "2"]
     covariance: Float[Tensor, "2 2"]
 
     def __init__(
-        self, *, mean: Float[Tensor, "2"], covariance: Float[Tensor, "2 2"], scale: float, blur: float
+        self,
+        *,
+        mean: Float[Tensor, "2"],
+        covariance: Float[Tensor, "2 2"],
+        scale: float,
+        blur: float,
+        unit: float | None = None,
     ) -> None:
         super().__init__()
         self.scale, self.blur = scale, blur
         self._constant("mean", mean)
         self._constant("covariance", covariance)
+        self.unit = self.sigma_data if unit is None else unit
+        self.original: Distribution | None = None
 
     @property
     def files(self) -> dict[str, Float[Tensor, "..."]]:
@@ -61,7 +84,10 @@ class Distribution(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """Draw `n` independent points in float32, on the device of the buffers (the generator's device must agree)."""
+        """Draw `n` independent points, on the device of the buffers (the generator's device must agree).
+
+        They are in float32, or in float64 where float32 would merge them.
+        """
 
     def sample_noisy(self, n: int, sigma: float, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """Draw `n` independent points of p_σ, as `sample` does of p."""
@@ -104,6 +130,42 @@ class Distribution(nn.Module, ABC):
         points = x.to(torch.float64).expand(*shape, self.dim).reshape(-1, self.dim)
         return shape, points, level.expand(shape).reshape(-1)
 
+    def centred(self) -> Distribution:
+        """The same target about its mean, in float32: what everything inside a run works with.
+
+        It is the target itself where the mean is 0 but for rounding.
+        """
+        return self if self._is_centred else _Centred(self)
+
+    @property
+    def uncentred(self) -> Distribution:
+        """The target in the data's own coordinates; it is this one, unless `centred()` gave it."""
+        return self.original or self
+
+    def placed(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+        """Points about the mean, such as samples of `centred()`, in the target's own coordinates, with their digits."""
+        return self._rounded(x.double() + self.mean)
+
+    @property
+    def _is_centred(self) -> bool:
+        return float(self.mean.abs().max()) <= ROUNDING * self.sigma_data
+
+    def _rounded(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+        """Points in float32, or in float64 where float32 would merge them."""
+        spacing = torch.finfo(torch.float32).eps * float(self.mean.abs().max())
+        return x.double() if spacing > MERGED * self.scale else x.float()
+
+    def _moved(self) -> Any:
+        """A shallow copy about the mean, for a subclass to move its own constants; caches stay behind."""
+        moved = copy.copy(self)
+        cached = [name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)]
+        for name in cached:
+            del moved.__dict__[name]
+        moved._buffers, moved._modules = {**self._buffers}, {**self._modules}
+        moved._constant("mean", torch.zeros_like(self.mean))
+        moved.original = self
+        return moved
+
     @cached_property
     def typical_points(self) -> Float[Tensor, "4096 2"]:
         """A fixed sample of 4096 points: the same for every seed and run, so that what derives from it compares."""
@@ -112,7 +174,7 @@ class Distribution(nn.Module, ABC):
 
     def noisy_points(self, sigma: float) -> Float[Tensor, "4096 2"]:
         """A fixed sample of p_σ: the typical points with a fixed noise."""
-        points = self.typical_points.float()
+        points = self._rounded(self.typical_points)
         generator = keyed_generator(0, "typical noise", device=points.device)
         return points + sigma * torch.randn(points.shape, generator=generator, device=points.device)
 
@@ -128,10 +190,44 @@ class Distribution(nn.Module, ABC):
 
     @cached_property
     def diameter(self) -> float:
-        """Largest pairwise distance of the typical points: the automatic σ_max (Song & Ermon 2020, Technique 1)."""
+        """Largest pairwise distance of the typical points, in data units (Song & Ermon 2020, Technique 1)."""
         return float(torch.cdist(self.typical_points, self.typical_points).max())
 
     @property
     def sigma_data(self) -> float:
         """Root mean square of the centred data per dimension: the automatic σ_d (Karras et al. 2022)."""
         return math.sqrt(float(self.covariance.trace()) / self.dim)
+
+    @property
+    def extent(self) -> float:
+        """The largest distance within the data, in data units: the automatic σ_max."""
+        return self.diameter
+
+    @property
+    def detail(self) -> float:
+        """The finest length that samples should show, in data units: the automatic σ_min."""
+        return min(self.unit / 100, self.scale / 10)
+
+
+class _Centred(Distribution):
+    """A target about its mean, computed by the target itself in its own coordinates, in float64.
+
+    Args:
+        target: any.
+    """
+
+    def __init__(self, target: Distribution) -> None:
+        mean = torch.zeros_like(target.mean)
+        super().__init__(
+            mean=mean, covariance=target.covariance, scale=target.scale, blur=target.blur, unit=target.unit
+        )
+        self.original: Distribution = target
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
+        return (self.original.sample(n, generator=generator).double() - self.original.mean).float()
+
+    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+        return self.original._log_prob(x + self.original.mean, sigma)
+
+    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+        return self.original._score(x + self.original.mean, sigma)

@@ -47,7 +47,7 @@ class Checkerboard(Distribution):
         shared = cell_size**2 / 4
         variance = (4 * cell_size) ** 2 / 12
         covariance = torch.tensor([[variance, shared], [shared, variance]], dtype=torch.float64)
-        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=cell_size, blur=0.0)
+        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=cell_size, blur=0.0, unit=cell_size)
         self.cell_size = cell_size
         self._constant("edges", cell_size * torch.tensor(CELLS, dtype=torch.float64))
 

@@ -22,7 +22,7 @@ from ..arguments import Finite, NonNegative, Positive, strict
 from .mixture import GaussianMixture, isotropic
 from .quadrature import Function, Rule, Values, graded_rule
 
-FAR = 50.0  # data units
+FAR = 50.0  # units of the curve
 MAX_NODES = 200_000
 
 Pieces = Float64[Tensor, "pieces n 2"]
@@ -39,7 +39,8 @@ class NoisyCurve(GaussianMixture):
         stop: upper end.
         noise: τ₀, data units.
         power: T has the density q(t) ∝ t^power on [start, stop]: 0, or 1 with start = 0.
-        reach: t -> largest distance on the convex side at which c(t) can be the nearest place of the curve.
+        reach: t -> largest distance on the convex side at which c(t) can be the nearest place of the curve, in units.
+        unit: the curve's size, data units: `FAR` is told in it.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class NoisyCurve(GaussianMixture):
         noise: float,
         power: int = 0,
         reach: Function | None = None,
+        unit: float = 1.0,
     ) -> None:
-        t, weights = _nodes(curve, start, stop, noise, reach)
+        t, weights = _nodes(curve, start, stop, noise, reach, unit)
         places = curve(t)
         means = places.flatten(0, 1)
         super().__init__(
@@ -60,6 +62,7 @@ class NoisyCurve(GaussianMixture):
             weights=(weights * t**power).repeat(places.shape[0]),
             variances=isotropic(noise, means),
             scale=noise,
+            unit=unit,
         )
         self.curve, self.start, self.stop, self.noise, self.power = curve, start, stop, noise, power
 
@@ -70,19 +73,19 @@ class NoisyCurve(GaussianMixture):
         places = self.curve(self.start + (self.stop - self.start) * uniform ** (1 / (1 + self.power)))
         piece = torch.randint(places.shape[0], (n,), device=device, generator=generator)
         noise = torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
-        return (places[piece, torch.arange(n, device=device)] + self.noise * noise).float()
+        return self._rounded(places[piece, torch.arange(n, device=device)] + self.noise * noise)
 
 
-def _nodes(curve: Curve, start: float, stop: float, noise: float, reach: Function | None) -> Rule:
+def _nodes(curve: Curve, start: float, stop: float, noise: float, reach: Function | None, unit: float) -> Rule:
     def width(t: Values) -> Values:
         speed, curvature = _geometry(curve, t)
-        return noise / (speed * (1 + curvature * (FAR if reach is None else reach(t))).sqrt())
+        return noise / (speed * (1 + curvature * unit * (FAR if reach is None else reach(t))).sqrt())
 
     t = torch.linspace(start, stop, 1001, dtype=torch.float64)
     fastest = float(_geometry(curve, t)[0].max())
     if (stop - start) / float(width(t).min()) > MAX_NODES:
         raise ValueError(f"noise={noise:g} (data units) is too small for a curve of this length; choose a larger one")
-    return graded_rule(start, stop, width=width, rate=fastest * FAR / noise**2)
+    return graded_rule(start, stop, width=width, rate=fastest * FAR * unit / noise**2)
 
 
 def _geometry(curve: Curve, t: Values) -> tuple[Values, Values]:
@@ -135,7 +138,7 @@ class Moons(NoisyCurve):
         offset_y: Finite = 0.5,
     ) -> None:
         curve = partial(_moons, zoom=zoom, shift=shift, offset=(offset_x, offset_y))
-        super().__init__(curve=curve, start=0.0, stop=math.pi, noise=noise * zoom)
+        super().__init__(curve=curve, start=0.0, stop=math.pi, noise=noise * zoom, unit=zoom / 2)
 
 
 def _s_curve(t: Values, *, zoom: float) -> Pieces:
@@ -157,7 +160,8 @@ class SCurve(NoisyCurve):
 
     @strict
     def __init__(self, *, noise: Positive = 0.05, zoom: Positive = 1.5, angle: Positive = 1.5 * math.pi) -> None:
-        super().__init__(curve=partial(_s_curve, zoom=zoom), start=0.0, stop=angle, noise=noise * zoom)
+        curve = partial(_s_curve, zoom=zoom)
+        super().__init__(curve=curve, start=0.0, stop=angle, noise=noise * zoom, unit=zoom / 1.5)
 
 
 def _spiral(t: Values, *, zoom: float) -> Pieces:
@@ -185,7 +189,7 @@ class SwissRoll(NoisyCurve):
     ) -> None:
         if start >= stop:
             raise ValueError(f"start={start:g} must be below stop={stop:g}: exchange or move them")
-        super().__init__(curve=partial(_spiral, zoom=zoom), start=start, stop=stop, noise=noise)
+        super().__init__(curve=partial(_spiral, zoom=zoom), start=start, stop=stop, noise=noise, unit=zoom / 0.2)
 
 
 def _two_spirals(t: Values, *, zoom: float) -> Pieces:
@@ -193,9 +197,9 @@ def _two_spirals(t: Values, *, zoom: float) -> Pieces:
     return torch.stack([arm, -arm])
 
 
-def _outer_half_turn(t: Values, *, stop: float, zoom: float) -> Values:
-    """Inside its last half turn a spiral is hidden behind the other one, at a distance of π · zoom."""
-    return math.pi * zoom + FAR * torch.sigmoid((t - stop + 1.15 * math.pi) / 0.1)
+def _outer_half_turn(t: Values, *, stop: float) -> Values:
+    """Inside its last half turn a spiral is hidden behind the other one, at a distance of π · zoom, of zoom = 1/3."""
+    return math.pi / 3 + FAR * torch.sigmoid((t - stop + 1.15 * math.pi) / 0.1)
 
 
 class TwoSpirals(NoisyCurve):
@@ -215,5 +219,6 @@ class TwoSpirals(NoisyCurve):
             stop=angle,
             noise=noise,
             power=1,
-            reach=partial(_outer_half_turn, stop=angle, zoom=zoom),
+            reach=partial(_outer_half_turn, stop=angle),
+            unit=3 * zoom,
         )

@@ -56,7 +56,7 @@ class TwoGaussians(Modes):
         means = torch.tensor([[offset, offset], [-offset, -offset]], dtype=torch.float64)
         weights = torch.tensor([weight, 1 - weight], dtype=torch.float64)
         scale = std if std > 0 else 2 * math.sqrt(2) * offset
-        super().__init__(means, weights=weights, variances=isotropic(std, means), scale=scale)
+        super().__init__(means, weights=weights, variances=isotropic(std, means), scale=scale, unit=offset / 5)
 
 
 class EightGaussians(Modes):
@@ -80,7 +80,8 @@ class EightGaussians(Modes):
         angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
         means = radius * torch.stack([angle.cos(), angle.sin()], dim=-1)
         scale = std if std > 0 else 2 * radius * math.sin(math.pi / modes)
-        super().__init__(means, weights=torch.ones(modes), variances=isotropic(std, means), scale=scale)
+        unit = radius / FFJORD_RADIUS
+        super().__init__(means, weights=torch.ones(modes), variances=isotropic(std, means), scale=scale, unit=unit)
 
 
 class GridGaussians(Modes):
@@ -97,7 +98,8 @@ class GridGaussians(Modes):
         ticks = [(i - (side - 1) / 2) * spacing for i in range(side)]
         means = torch.tensor(list(product(ticks, ticks)), dtype=torch.float64)
         scale = std if std > 0 else spacing
-        super().__init__(means, weights=torch.ones(side**2), variances=isotropic(std, means), scale=scale)
+        unit = spacing / 2
+        super().__init__(means, weights=torch.ones(side**2), variances=isotropic(std, means), scale=scale, unit=unit)
 
 
 class FortyGaussians(Modes):
@@ -115,7 +117,7 @@ class FortyGaussians(Modes):
     @strict
     def __init__(self, *, std: Positive = SOFTPLUS_OF_ONE, spread: Positive = 1.0) -> None:
         means = spread * torch.tensor(FORTY_MEANS, dtype=torch.float64)
-        super().__init__(means, weights=torch.ones(40), variances=isotropic(std, means), scale=std)
+        super().__init__(means, weights=torch.ones(40), variances=isotropic(std, means), scale=std, unit=spread)
 
 
 class FractalTree(GaussianMixture):
@@ -156,6 +158,7 @@ class FractalTree(GaussianMixture):
             variances=torch.stack([lengths.square() / 12, widths.square()], dim=-1),
             directions=directions,
             scale=min(width * width_ratio ** (depth - 1), length * length_ratio ** (depth - 1) / math.sqrt(12)),
+            unit=length / 2,
         )
 
 

@@ -20,6 +20,7 @@ class GaussianMixture(Distribution):
             p_σ exists for σ > 0.
         directions: unit vectors; None for isotropic components.
         scale: smallest length, data units.
+        unit: see `Distribution`.
     """
 
     means: Tensor
@@ -35,12 +36,14 @@ class GaussianMixture(Distribution):
         variances: Float[Tensor, "K 2"],
         scale: float,
         directions: Float[Tensor, "K 2"] | None = None,
+        unit: float | None = None,
     ) -> None:
         means, weights, variances = means.double(), weights.double() / weights.double().sum(), variances.double()
         frame = means.new_tensor([[1.0, 0.0]]).expand_as(means) if directions is None else directions.double()
         mean = weights @ means
         covariance = _covariance(means - mean, weights, variances, frame)
-        super().__init__(mean=mean, covariance=covariance, scale=scale, blur=float(variances.min().sqrt()))
+        blur = float(variances.min().sqrt())
+        super().__init__(mean=mean, covariance=covariance, scale=scale, blur=blur, unit=unit)
         self._constant("means", means)
         self._constant("weights", weights)
         self._constant("deviations", variances.sqrt())
@@ -55,7 +58,16 @@ class GaussianMixture(Distribution):
         along, across = (self.deviations[component] * _normal(n, device, generator)).unbind(-1)
         direction = self.directions[component]
         offset = along[:, None] * direction + across[:, None] * rotate(direction)
-        return (self.means[component] + offset).float()
+        return self._rounded(self.means[component] + offset)
+
+    def centred(self) -> Distribution:
+        """The mixture with other means; a subclass that draws or computes in its own way is asked itself."""
+        names = ("sample", "_log_prob", "_score")
+        if self._is_centred or any(getattr(type(self), name) is not getattr(GaussianMixture, name) for name in names):
+            return super().centred()
+        moved = self._moved()
+        moved._constant("means", self.means - self.mean)
+        return moved
 
     def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
         return self.components.log_sum(x - self.mean, sigma)

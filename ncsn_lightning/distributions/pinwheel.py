@@ -78,4 +78,5 @@ class Pinwheel(GaussianMixture):
             variances=torch.tensor([[along**2, noise**2]], dtype=torch.float64).expand(len(angle), 2),
             directions=torch.stack([-outward[:, 1], outward[:, 0]], dim=-1),
             scale=noise,
+            unit=zoom / 2,
         )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import NDArray
+from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from ..arguments import Positive, strict
@@ -69,7 +70,7 @@ class Points(Distribution):
         uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
         chosen = self.points[(uniform * len(self.points)).long()]
         noise = torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
-        return (chosen + self.bandwidth * noise).float()
+        return self._rounded(chosen + self.bandwidth * noise)
 
     def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
         return self.kernels.log_prob(x, sigma)
@@ -94,6 +95,24 @@ class Points(Distribution):
 
     def extra_repr(self) -> str:
         return f"{len(self.points)} points, bandwidth={self.bandwidth:.4g}, neighbours {self.spacing:.4g} apart"
+
+    @cached_property
+    def extent(self) -> float:
+        """Largest distance between any two of the points; where h is larger, the diameter."""
+        largest = _largest_distance((self.points - self.mean).cpu().numpy())
+        return largest if largest > self.bandwidth else self.diameter
+
+
+def _largest_distance(centred: NDArray[np.float64]) -> float:
+    """The largest extent along 4096 even directions, which is the largest distance to a relative 1e-7."""
+    try:
+        ends = centred[ConvexHull(centred).vertices]
+    except QhullError:  # all lie on a line
+        along = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+        ends = centred[[along.argmin(), along.argmax()]]
+    angles = np.pi * np.arange(4096) / 4096
+    directions = np.stack([np.cos(angles), np.sin(angles)])
+    return max(float(np.ptp(ends @ part, axis=0).max()) for part in np.array_split(directions, 64, axis=1))
 
 
 def _values(points: Float[Tensor, "..."]) -> NDArray[np.float64]:

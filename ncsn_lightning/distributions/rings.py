@@ -39,7 +39,8 @@ class ConcentricCircles(Distribution):
     def __init__(self, radii: Float[Tensor, "circles"], *, noise: float) -> None:
         variance = noise**2 + float(radii.square().mean()) / 2
         covariance = variance * torch.eye(2, dtype=torch.float64)
-        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=noise, blur=noise)
+        unit = float(radii.max()) / 3
+        super().__init__(mean=torch.zeros(2), covariance=covariance, scale=noise, blur=noise, unit=unit)
         self.noise = noise
         self._constant("radii", radii)
 

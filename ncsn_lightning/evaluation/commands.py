@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from ..building import Builder
 from ..files import replacing
 from ..likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
 from ..metrics import SampleTest, ScoreShares, ScoreTest, curl
-from ..module import HasScore
 from ..runs import Run
 from ..scores import Score
 from .chains import Chains, Share, shares
-from .question import Question
+from .question import Question, score_of
 from .tables import show
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ def sample(config: dict[str, Any]) -> Path:
     With `score=exact` the exact score of the run's target takes the network's place.
     """
     question = Question(config, counts=("n",), suffixes=(".npz", ".csv"))
-    x, out = question.chains.draw(question.score, question.seed), Path(config["out"])
+    data, out = question.run.distribution, Path(config["out"])
+    x = data.placed(question.chains.draw(question.score, question.seed))
     with replacing(out) as path:
         if out.suffix == ".npz":
             np.savez(path, x=x.numpy())
@@ -46,7 +47,7 @@ def sample(config: dict[str, Any]) -> Path:
             np.savetxt(path, x.numpy(), delimiter=",", header="x1,x2", comments="")
     picture = out.with_suffix(".png")
     with replacing(picture) as path:
-        path.write_bytes(plotting.png(plotting.plot_samples(question.run.distribution, x)))
+        path.write_bytes(plotting.png(plotting.plot_samples(data, x)))
     log.info("%d samples in %s, a picture in %s", len(x), out, picture)
     return out
 
@@ -63,7 +64,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     split = parts["split"](question.score) if "split" in parts else None
     numbers = _score_numbers(question.score, parts["score_test"], split)
     if question.ceiling:
-        numbers["ceiling_score_error_per_level"] = parts["score_test"](question.ceiling.score).per_level
+        numbers["ceiling_score_error_per_level"] = parts["score_test"](score_of(question.ceiling)).per_level
     if "samples" in parts:
         seeds = range(question.seed, question.seed + config["num_seeds"])
         pairs = _pairs(question, parts["samples"].sigma)
@@ -73,7 +74,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         numbers["distances"] = _distances(question, seeds)
         try:
             x = question.chains.draw(question.score, question.seed)
-            numbers["cross_entropy"] = cross_entropy(question.run.distribution, x, parts["samples"].sigma)
+            numbers["cross_entropy"] = cross_entropy(question.target, x, parts["samples"].sigma)
         except ValueError as error:  # no density there, or hardly a point on its support
             log.info("no cross-entropy of the samples: %s", error)
     if "likelihood" in parts:
@@ -96,7 +97,7 @@ def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:
     if question.score is not question.exact:
         pairs["network, near-exact sampler"] = question.score, near_exact
         if question.ceiling:
-            pairs["on exact targets, near-exact sampler"] = question.ceiling.score, near_exact
+            pairs["on exact targets, near-exact sampler"] = score_of(question.ceiling), near_exact
         pairs["network, this sampler"] = question.score, this
     return pairs
 
@@ -126,9 +127,9 @@ def _figures(
     if split is not None:
         figures["split"] = plotting.plot_score_split(split.sigmas, split.gradient, split.divergence_free)
     if likelihood is not None:
-        score = _double(question)
+        score, data = _double(question), question.run.distribution
         figures["density"] = plotting.plot_model_density(
-            question.run.distribution, lambda x: likelihood.log_prob(score, x), likelihood.sigma_min
+            data, lambda x: likelihood.log_prob(score, x - data.mean), likelihood.sigma_min
         )
     return figures
 
@@ -173,9 +174,7 @@ def _double(question: Question) -> Score:
     """The run's score in float64; the truth is exact as it is."""
     if question.score is question.exact:
         return question.exact
-    module = copy.deepcopy(question.run.module).double()
-    assert isinstance(module, HasScore)
-    return module.score
+    return score_of(replace(question.run, module=copy.deepcopy(question.run.module).double()))
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..building import Builder
 from ..configuration import config_hash, packages
+from ..module import HasScore
 from ..objectives import Exact
 from ..runs import Run, load_run
 from ..samplers import Sampler
@@ -22,6 +23,8 @@ RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer"
 
 class Question:
     """A run and how it is to be sampled, as the command line has it; every wrong value is said at once.
+
+    Target, score and chains are about the target's mean.
 
     Args:
         config: the plain configuration of the command.
@@ -46,10 +49,11 @@ class Question:
         builder.check()
         assert run is not None
         self.run: Run = run
+        self.target = run.distribution.centred()
         self.sampler: Sampler = self._sampler()
         builder.check()
-        self.exact = ExactScore(run.distribution)
-        self.score: Score = self.exact if self._asks_for_the_truth(config) else run.score
+        self.exact = ExactScore(self.target)
+        self.score: Score = self.exact if self._asks_for_the_truth(config) else score_of(run)
         builder.attempt("sampler: ", lambda: self.sampler.check_score(self.score))
         self.ceiling = self._ceiling(config) if config.get("ceiling") is not None else None
         builder.check()
@@ -98,7 +102,7 @@ class Question:
         sampler = self.builder.build("sampler", Sampler) if named else self.run.sampler
         if isinstance(sampler, Sampler):
             self.builder.attempt("sampler.", lambda: sampler.check(self.schedule.sigmas))
-            self.builder.attempt("sampler.", lambda: sampler.check_target(self.run.distribution, self.schedule.sigmas))
+            self.builder.attempt("sampler.", lambda: sampler.check_target(self.target, self.schedule.sigmas))
         return sampler
 
     def _asks_for_the_truth(self, config: dict[str, Any]) -> bool:
@@ -111,7 +115,13 @@ class Question:
     @cached_property
     def chains(self) -> Chains:
         """Those of the question's sampler on its ladder."""
-        return Chains(self.sampler, self.run.distribution, self.schedule, n=self.n)
+        return Chains(self.sampler, self.target, self.schedule, n=self.n)
+
+
+def score_of(run: Run) -> Score:
+    """The run's score as it was trained, of points about the target's mean."""
+    assert isinstance(run.module, HasScore)
+    return run.module.score
 
 
 def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:

@@ -46,7 +46,8 @@ class DensityGrid(NamedTuple):
 
 def limits(target: Distribution, sigma: float = 0.0) -> Limits:
     """The frame that holds 99.8 % of p_σ along either axis, padded by 10 %, and no flatter or steeper than 5 : 3."""
-    ends = numpy(torch.quantile(target.noisy_points(sigma).cpu(), torch.tensor([0.001, 0.999]), dim=0))
+    points = target.noisy_points(sigma).cpu()
+    ends = numpy(torch.quantile(points, points.new_tensor([0.001, 0.999]), dim=0))
     centre, side = ends.mean(axis=0), 1.2 * (ends[1] - ends[0])
     half = np.maximum(side, max(0.6 * float(side.max()), 1e-6)) / 2
     (left, bottom), (right, top) = centre - half, centre + half
@@ -65,9 +66,10 @@ def density_grid(target: Distribution, frame: Limits, *, sigma: float = 0.0, res
     """log p_σ on square pixels that fill the frame, `resolution` of them along its longer side."""
     pixel = max(frame.width, frame.height) / resolution
     columns, rows = (max(2, round(side / pixel)) for side in (frame.width, frame.height))
-    x1 = frame.left + (torch.arange(columns) + 0.5) * frame.width / columns
-    x2 = frame.bottom + (torch.arange(rows) + 0.5) * frame.height / rows
-    grid = torch.stack(torch.meshgrid(x1, x2, indexing="xy"), dim=-1).to(target.typical_points.device, torch.float32)
+    like = target.noisy_points(sigma)  # in float64 where float32 would merge points
+    x1 = frame.left + (torch.arange(columns).to(like) + 0.5) * frame.width / columns
+    x2 = frame.bottom + (torch.arange(rows).to(like) + 0.5) * frame.height / rows
+    grid = torch.stack(torch.meshgrid(x1, x2, indexing="xy"), dim=-1)
     with torch.no_grad():
         log_prob = target.log_prob(grid.reshape(-1, 2), pixel_sigma(frame, sigma, resolution))
     return DensityGrid(grid, log_prob.reshape(rows, columns).double().cpu())

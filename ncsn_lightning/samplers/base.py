@@ -27,9 +27,9 @@ class Sampler(ABC):
     r"""A walk down noise levels $\sigma_1 > \dots > \sigma_L$. Derive from `Chain` or `Stepper`, or own all the states.
 
     Args:
-        prior: where chains start: `gaussian` N(0, σ_1² I), the primer's; `moment_matched` N(mean, Cov + σ_1² I) of the
-            target, which leaves the weights of an uncentred target unbiased; `uniform` on the smallest square centred
-            at the origin that holds the target's typical points.
+        prior: where chains start: `gaussian` N(mean, σ_1² I), the primer's, about the target's mean; `moment_matched`
+            N(mean, Cov + σ_1² I), which has the target's covariance too; `uniform` on the square that holds the
+            target's typical points, about their middle.
         denoise: end with one noise-free step $x + \sigma_L^2 s(x, \sigma_L)$, the posterior mean of the clean point,
             which is Euler's step from σ_L to 0. Source: Adversarial Score Matching and Improved Sampling for Image
             Generation, Jolicoeur-Martineau et al., 2020, §3.1.
@@ -81,16 +81,17 @@ class Sampler(ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n 2"]:
-        """Draw `n` points of the prior, float32, on the target's device."""
-        mean, device = target.mean.float(), target.mean.device
+        """Draw `n` points of the prior, of the dtype of the target's samples, on its device."""
+        device = target.mean.device
         if self.prior == "uniform":
-            half_width = target.typical_points.abs().max()
-            return half_width * (2 * torch.rand(n, 2, generator=generator, device=device) - 1)
+            low, high = (target.typical_points - target.mean).float().aminmax(dim=0)
+            square = 2 * torch.rand(n, 2, generator=generator, device=device) - 1
+            return target.placed((low + high) / 2 + (high - low).max() / 2 * square)
         z = torch.randn(n, 2, generator=generator, device=device)
         if self.prior == "gaussian":
-            return sigma_max * z
+            return target.placed(sigma_max * z)
         covariance = target.covariance + torch.eye(2, device=device) * sigma_max**2
-        return mean + z @ torch.linalg.cholesky(covariance).float().T
+        return target.placed(z @ torch.linalg.cholesky(covariance).float().T)
 
     @torch.no_grad()
     def trajectory(
