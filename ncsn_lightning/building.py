@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 from torch import nn
 
-from .configuration import NODE, Refusal, nearest
+from .configuration import FILES, NODE, Refusal, nearest
 from .distributions import Distribution
 from .objectives import Objective
 from .samplers import Sampler
@@ -143,9 +144,12 @@ class Builder:
             raise Refusal("\n".join(self.refused))
 
     def settled(self) -> dict[str, Any]:
-        """The plain configuration, automatic values filled in."""
+        """The plain configuration, automatic values filled in, files named so that any folder knows them."""
         settled = OmegaConf.to_container(self.config, resolve=False)
         assert isinstance(settled, dict)
+        for group, key in (name.split(".") for name in FILES):
+            if isinstance(name := settled.get(group, {}).get(key), str):
+                settled[group][key] = os.path.abspath(os.path.expanduser(name))
         return {str(key): value for key, value in settled.items()}
 
     def _origin(self, path: str) -> str:

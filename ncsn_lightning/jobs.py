@@ -77,7 +77,7 @@ def build(
     *,
     overrides: list[str],
     trust: tuple[str, ...] | None = None,
-    files: dict[str, Tensor] | None = None,
+    files: dict[str, Tensor | None] | None = None,
     in_sweep: bool = False,
     callbacks: Sequence[L.Callback] = (),
 ) -> Job:
@@ -239,6 +239,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     if trainer.is_global_zero:
         if broken := broken_guidelines(schedule, distribution):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
+        for note in distribution.notes:
+            log.info("%s", note)
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
     with listening():

@@ -34,9 +34,11 @@ class Distribution(nn.Module, ABC):
             some q, so that p_σ changes little below σ = τ. 0 where there are hard edges.
         mean: exact.
         covariance: exact.
+        notes: lines for a run's log, such as on what was read from a file.
     """
 
     dim: int = 2
+    notes: tuple[str, ...] = ()
     scale: float
     blur: float
     mean: Float[Tensor, "2"]
@@ -51,8 +53,8 @@ class Distribution(nn.Module, ABC):
         self._constant("covariance", covariance)
 
     @property
-    def files(self) -> dict[str, Float[Tensor, "..."]]:
-        """Arguments of the constructor that named files, as what was read: a checkpoint keeps it in their place."""
+    def files(self) -> dict[str, Float[Tensor, "..."] | None]:
+        """Arguments of the constructor that name a file or parts of it, as what was read: a checkpoint keeps these."""
         return {}
 
     def _constant(self, name: str, value: Float[Tensor, "..."]) -> None:
