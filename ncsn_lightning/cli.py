@@ -20,12 +20,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal, config_folder, config_hash, packages, plain
 from .errors import FULL, log_error, log_files, one_line
-from .overrides import check_launcher, refused_overrides
+from .overrides import as_text, at_home, check_launcher, check_single, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
 from .results import read_summary
 from .sweeps import job
@@ -108,7 +108,7 @@ def _resume(arguments: list[str]) -> None:
     given = dict(argument.split("=", 1) for argument in arguments if argument.startswith(("resume=", "trust=")))
     if others := [argument for argument in arguments if argument.partition("=")[0] not in given]:
         raise Refusal(f"{' '.join(others)}: a resumed run has its own configuration; leave this out")
-    folder = Path(given["resume"]).absolute()
+    folder = Path(as_text(given["resume"])).expanduser().absolute()
     if (folder / "sweep.json").is_file():
         raise Refusal(f"resume={given['resume']}: a sweep; give the command that began it again, and it goes on")
     if not (folder / "config.yaml").is_file():
@@ -152,7 +152,9 @@ def _run(command: str, task: Task) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
 
     def checked() -> None:
+        sys.argv[1:] = map(at_home, sys.argv[1:])
         check_launcher(sys.argv[1:])
+        check_single(command, sys.argv[1:])
         main()
 
     _guarded(command, checked)
@@ -206,9 +208,13 @@ class FoldersBefore(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # of which the folder's name is made; Hydra does it a moment later
         try:
-            folder = Path(OmegaConf.select(config, "hydra.run.dir")).absolute()
+            given = str(OmegaConf.select(config, "hydra.run.dir"))
         except OmegaConfBaseException:  # Hydra is about to refuse this name itself
             return
+        folder = Path(given).expanduser().absolute()
+        if given.startswith("~"):  # which Hydra would take for the name of a folder
+            with read_write(config):
+                config.hydra.run.dir = str(folder)
         FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
 
     @classmethod

@@ -37,8 +37,9 @@ def sample(config: dict[str, Any]) -> Path:
 
     With `score=exact` the exact score of the run's target takes the network's place.
     """
-    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"))
-    x, out = question.chains.draw(question.score, question.seed), Path(config["out"])
+    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"), needs_out=True)
+    x, out = question.chains.draw(question.score, question.seed), question.out
+    assert out is not None
     with replacing(out) as path:
         if out.suffix == ".npz":
             np.savez(path, x=x.numpy())
