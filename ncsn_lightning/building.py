@@ -89,7 +89,7 @@ class Builder:
             self.built[path] = self._build(path)
         built = self.built[path]
         if not isinstance(built, kind | _Broken):
-            remedy = "choose another option"
+            remedy = f"write a name in quotes, '{path}=\"{_short(built)}\"'" if kind is str else "choose another option"
             if any(base.__module__.startswith("pytorch_lightning") for base in type(built).__mro__):
                 remedy = "import lightning in place of pytorch_lightning, which is another package to it"
             self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; {remedy}", broken=path)

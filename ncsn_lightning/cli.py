@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from .configuration import Refusal, config_folder, config_hash, packages, plain
+from .configuration import Refusal, config_folder, config_hash, packages, plain, read_config
 from .errors import FULL, log_error, log_files, one_line
 from .overrides import as_text, at_home, check_launcher, check_single, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
@@ -88,8 +88,9 @@ def _finished_before(folder: Path) -> float | None:
 
 def _check_same(folder: Path, config: dict[str, Any]) -> None:
     """Raise Refusal where the run in a folder has another configuration."""
-    if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "config_hash") != config_hash(config):
-        raise Refusal(f"hydra.run.dir={folder}: holds a run of another configuration; choose another folder")
+    named = f"hydra.run.dir={folder}"
+    if read_config(folder, named=named)["config_hash"] != config_hash(config):
+        raise Refusal(f"{named}: holds a run of another configuration; choose another folder")
 
 
 def _evaluate(cfg: DictConfig) -> None:
@@ -152,7 +153,8 @@ def _run(command: str, task: Task) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
 
     def checked() -> None:
-        sys.argv[1:] = map(at_home, sys.argv[1:])
+        arguments = map(at_home, sys.argv[1:])
+        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # as argparse needs
         check_launcher(sys.argv[1:])
         check_single(command, sys.argv[1:])
         main()

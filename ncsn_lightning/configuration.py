@@ -126,7 +126,34 @@ def _results_only(node: Any, path: str, *, but: Collection[str]) -> Any:
 
 def packages(trust: str | list[str]) -> tuple[str, ...]:
     """What `trust=a`, `trust=a,b` or `trust=[a,b]` names."""
-    return tuple(re.findall(r"[\w.]+", trust)) if isinstance(trust, str) else tuple(trust)
+    names = re.findall(r"[\w.]+", trust) if isinstance(trust, str) else trust
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise Refusal(f"trust={trust}: give names of packages, trust=[a,b]")
+    return tuple(names)
+
+
+def read_config(folder: Path, *, named: str) -> dict[str, Any]:
+    """What a run's `config.yaml` holds.
+
+    Args:
+        folder: of the run.
+        named: the argument that names it, for what is said where the file is empty or damaged.
+
+    Raises:
+        Refusal: it is.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
+    except Exception as error:  # a damaged file can raise anything
+        raise Refusal(f"{named}: its config.yaml is damaged; {_RESTORE}") from error
+    if not isinstance(config, dict) or not config:
+        raise Refusal(f"{named}: its config.yaml is empty; {_RESTORE}")
+    if missing := [key for key in ("config_hash", "paths", "seed", "trainer") if key not in config]:
+        raise Refusal(f"{named}: its config.yaml lacks {', '.join(missing)}; {_RESTORE}")
+    return {str(key): value for key, value in config.items()}
+
+
+_RESTORE = "restore it from a copy, or train anew in another folder"
 
 
 def nearest(word: str, words: list[str], *, prefix: str = "", otherwise: list[str] | None = None) -> str:

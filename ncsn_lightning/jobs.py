@@ -30,7 +30,7 @@ from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
 from .checkpoints import Checkpoint, latest_checkpoint
 from .compiled import check_compilable
-from .configuration import config_hash
+from .configuration import config_hash, read_config
 from .distributions import Distribution
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
@@ -195,9 +195,7 @@ def train(config: dict[str, Any], *, overrides: list[str]) -> float:
 
 def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had."""
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-    assert isinstance(config, dict)
-    plain = {str(key): value for key, value in config.items()}
+    plain = read_config(folder, named=f"resume={folder}")
     plain["paths"] = {**plain["paths"], "folder": str(folder)}
     overrides = plain.pop("overrides", [])
     return go_on(plain, overrides=overrides, trust=(*TRUSTED, *trust))

@@ -83,6 +83,9 @@ def refused_overrides(command: str, arguments: list[str]) -> list[str]:
         parsed: list[Override] = []
         lines: dict[str, None] = {}
         for argument in arguments:
+            if argument.startswith("="):
+                lines[_not_understood(argument, multirun=multirun)] = None
+                continue
             try:
                 parsed += parser.parse_overrides([argument]) if not argument.startswith("-") else []
             except OverrideParseException:
@@ -160,10 +163,8 @@ def _remedy(argument: str, *, multirun: bool) -> str:
 
 
 def _is_group(override: Override) -> bool:
-    return (
-        override.key_or_group != ""
-        and (config_folder() / override.key_or_group).is_dir()
-        and not (override.is_sweep_override() or override.is_delete() or isinstance(override.value(), dict))
+    return (config_folder() / override.key_or_group).is_dir() and not (
+        override.is_sweep_override() or override.is_delete() or isinstance(override.value(), dict)
     )
 
 

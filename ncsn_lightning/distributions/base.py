@@ -48,6 +48,9 @@ class Distribution(nn.Module, ABC):
         self, *, mean: Float[Tensor, "2"], covariance: Float[Tensor, "2 2"], scale: float, blur: float
     ) -> None:
         super().__init__()
+        for name, value, shape in (("mean", mean, (self.dim,)), ("covariance", covariance, (self.dim, self.dim))):
+            if value.shape != shape:
+                raise ValueError(f"{name} of the shape {list(value.shape)}: give {list(shape)}")
         self.scale, self.blur = scale, blur
         self._constant("mean", mean)
         self._constant("covariance", covariance)

@@ -123,7 +123,7 @@ def read_values(values: Any, columns: Columns | None) -> Table:
     try:
         numbers = np.ma.masked_array(values) if np.ma.isMaskedArray(values) else np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise Unreadable(f"no table, for its rows differ in length ({_line(error)})") from error
+        raise Unreadable("its rows differ in length, or hold more than numbers") from error
     table = _numbers(numbers, objects=names is not None)
     return Table(table.values.copy(), table.names or [str(name) for name in names or ()]).select(columns)
 
