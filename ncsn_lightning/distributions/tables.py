@@ -275,7 +275,8 @@ class _Reading:
         if self.decides and self.fraction:
             raise self._unreadable(
                 f"{DELIMITERS[self.delimiter]} between columns, and commas that may mark decimals or thousands, as in "
-                f"{self.fraction}; write decimals with dots"
+                f"{self.fraction}; write decimals with dots",
+                good=self.width,
             )
         table = Table(np.frombuffer(numbers, np.float64).reshape(-1, len(chosen)), names)
         return _without_index(_without_numbers(table, sure=not whole) if counts and len(table.values) > 1 else table)
