@@ -114,6 +114,7 @@ def _resume(arguments: list[str]) -> None:
         raise Refusal(f"resume={given['resume']}: a sweep; give the command that began it again, and it goes on")
     if not (folder / "config.yaml").is_file():
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
+    read_config(folder, named=f"resume={given['resume']}")
     FoldersBefore.found = {folder}  # which a refusal leaves
     with listening(), _held(folder, given["resume"]), _last_word(folder):
         handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]

@@ -144,9 +144,11 @@ def read_config(folder: Path, *, named: str) -> dict[str, Any]:
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-    except Exception as error:  # a damaged file can raise anything
-        raise Refusal(f"{named}: its config.yaml is damaged; {_RESTORE}") from error
-    if not isinstance(config, dict) or not config:
+    except Exception:  # a damaged file can raise anything
+        config = None
+    if not isinstance(config, dict):
+        raise Refusal(f"{named}: its config.yaml is damaged; {_RESTORE}")
+    if not config:
         raise Refusal(f"{named}: its config.yaml is empty; {_RESTORE}")
     if missing := [key for key in ("config_hash", "paths", "seed", "trainer") if key not in config]:
         raise Refusal(f"{named}: its config.yaml lacks {', '.join(missing)}; {_RESTORE}")

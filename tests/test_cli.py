@@ -598,7 +598,7 @@ def test_home_means_the_same_everywhere(command, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
-CONFIGS = {"": "is empty", "a: [": "is damaged", "- 1": "is empty", "a: 1": "lacks config_hash, paths, seed, trainer"}
+CONFIGS = {"": "is empty", "a: [": "is damaged", "- 1": "is damaged", "a: 1": "lacks config_hash, paths, seed, trainer"}
 
 
 @pytest.mark.parametrize(("content", "words"), CONFIGS.items())
