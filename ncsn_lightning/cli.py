@@ -216,7 +216,7 @@ class FoldersBefore(Callback):
             return
         folder = Path(given).expanduser().absolute()
         if given.startswith("~"):  # which Hydra would take for the name of a folder
-            with read_write(config):
+            with read_write(config.hydra):
                 config.hydra.run.dir = str(folder)
         FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
 
