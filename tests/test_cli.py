@@ -593,7 +593,9 @@ def test_home_means_the_same_everywhere(command, tmp_path, monkeypatch):
     assert "p (1).csv: 3 points, columns x, y; the first is (0.5, 1)" in (home / "a/train.log").read_text()
     assert load_run("~/a").distribution.points.tolist() == [[0.5, 1], [2, 0], [-1, 0.5]]
     assert command("sample", "run=~/b", 'out="~/x.csv"', "n=3") == []
-    assert command("train", 'resume="~/a"') == []
+    (home / "a/config.yaml").write_text("")  # by which it is known that the folder was found
+    for folder in ("~/a", '"~/a"'):
+        assert command("train", f"resume={folder}")[0].startswith(f"resume={folder}: its config.yaml is empty; ")
     assert {path.name for path in home.iterdir()} == {"a", "b", "p (1).csv", "x.csv", "x.png"}
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
