@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 from torch import nn
 
-from .configuration import NODE, Refusal, nearest
+from .configuration import FILES, NODE, Refusal, nearest
 from .distributions import Distribution
 from .objectives import Objective
 from .samplers import Sampler
@@ -94,7 +95,7 @@ class Builder:
             self.built[path] = self._build(path)
         built = self.built[path]
         if not isinstance(built, kind | _Broken):
-            remedy = "choose another option"
+            remedy = f"write a name in quotes, '{path}=\"{_short(built)}\"'" if kind is str else "choose another option"
             if any(base.__module__.startswith("pytorch_lightning") for base in type(built).__mro__):
                 remedy = "import lightning in place of pytorch_lightning, which is another package to it"
             self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; {remedy}", broken=path)
@@ -155,9 +156,12 @@ class Builder:
             raise Refusal("\n".join(self.refused))
 
     def settled(self) -> dict[str, Any]:
-        """The plain configuration, automatic values filled in."""
+        """The plain configuration, automatic values filled in, files named so that any folder knows them."""
         settled = OmegaConf.to_container(self.config, resolve=False)
         assert isinstance(settled, dict)
+        for group, key in (name.split(".") for name in FILES):
+            if isinstance(name := settled.get(group, {}).get(key), str):
+                settled[group][key] = os.path.abspath(os.path.expanduser(name))
         return {str(key): value for key, value in settled.items()}
 
     def _origin(self, path: str) -> str:

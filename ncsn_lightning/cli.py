@@ -20,12 +20,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from .configuration import Refusal, config_folder, config_hash, packages, plain
+from .configuration import Refusal, config_folder, config_hash, packages, plain, read_config
 from .errors import FULL, log_error, log_files, one_line
-from .overrides import check_launcher, refused_overrides
+from .overrides import as_text, at_home, check_launcher, check_single, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
 from .results import read_summary
 from .sweeps import job
@@ -88,8 +88,9 @@ def _finished_before(folder: Path) -> float | None:
 
 def _check_same(folder: Path, config: dict[str, Any]) -> None:
     """Raise Refusal where the run in a folder has another configuration."""
-    if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "config_hash") != config_hash(config):
-        raise Refusal(f"hydra.run.dir={folder}: holds a run of another configuration; choose another folder")
+    named = f"hydra.run.dir={folder}"
+    if read_config(folder, named=named)["config_hash"] != config_hash(config):
+        raise Refusal(f"{named}: holds a run of another configuration; choose another folder")
 
 
 def _evaluate(cfg: DictConfig) -> None:
@@ -108,11 +109,12 @@ def _resume(arguments: list[str]) -> None:
     given = dict(argument.split("=", 1) for argument in arguments if argument.startswith(("resume=", "trust=")))
     if others := [argument for argument in arguments if argument.partition("=")[0] not in given]:
         raise Refusal(f"{' '.join(others)}: a resumed run has its own configuration; leave this out")
-    folder = Path(given["resume"]).absolute()
+    folder = Path(as_text(given["resume"])).expanduser().absolute()
     if (folder / "sweep.json").is_file():
         raise Refusal(f"resume={given['resume']}: a sweep; give the command that began it again, and it goes on")
     if not (folder / "config.yaml").is_file():
         raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
+    read_config(folder, named=f"resume={given['resume']}")
     FoldersBefore.found = {folder}  # which a refusal leaves
     with listening(), _held(folder, given["resume"]), _last_word(folder):
         handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
@@ -152,7 +154,10 @@ def _run(command: str, task: Task) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
 
     def checked() -> None:
+        arguments = map(at_home, sys.argv[1:])
+        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # as argparse needs
         check_launcher(sys.argv[1:])
+        check_single(command, sys.argv[1:])
         main()
 
     _guarded(command, checked)
@@ -206,9 +211,13 @@ class FoldersBefore(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # of which the folder's name is made; Hydra does it a moment later
         try:
-            folder = Path(OmegaConf.select(config, "hydra.run.dir")).absolute()
+            given = str(OmegaConf.select(config, "hydra.run.dir"))
         except OmegaConfBaseException:  # Hydra is about to refuse this name itself
             return
+        folder = Path(given).expanduser().absolute()
+        if given.startswith("~"):  # which Hydra would take for the name of a folder
+            with read_write(config.hydra):
+                config.hydra.run.dir = str(folder)
         FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
 
     @classmethod

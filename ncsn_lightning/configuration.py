@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
-    return _without_resolvers(cfg, container, "")
+    config: dict[str, Any] = _without_resolvers(cfg, container, "")
+    if "paths" in config:
+        config["paths"]["root"] = os.path.expanduser(str(config["paths"]["root"]))
+    return config
 
 
 def composed(*overrides: str, folder: Path | str) -> dict[str, Any]:
@@ -86,11 +91,12 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
 def config_hash(config: dict[str, Any]) -> str:
     """Ten letters and digits that name everything in a plain configuration that can change the result.
 
-    Automatic values count as `auto`: they follow from the target, which counts, and so does the content of its file.
+    Automatic values count as `auto`: they follow from the target, which counts, and so does the content of its file,
+    however that is named.
     The first is always a letter, for Hydra and spreadsheets take `9066e21528` for a number.
     """
     contents = {key: digest for key in FILES if (digest := _digest(config, key))}
-    text = json.dumps({**_results_only(config, ""), **contents}, sort_keys=True, default=str)
+    text = json.dumps({**_results_only(config, "", but=contents), **contents}, sort_keys=True, default=str)
     digits = hashlib.sha256(text.encode()).hexdigest()[:10]
     return digits[0].translate(str.maketrans("0123456789", "ghijklmnop")) + digits[1:]
 
@@ -100,7 +106,7 @@ def _digest(config: dict[str, Any], key: str) -> str | None:
     group, _, name = key.partition(".")
     path = (config.get(group) or {}).get(name)
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest() if path else None
     except (OSError, TypeError):  # about which the distribution has more to say
         return None
 
@@ -110,16 +116,46 @@ def can_change_result(key: str) -> bool:
     return not any(f"{key}.".startswith(f"{name}.") for name in NO_RESULT)
 
 
-def _results_only(node: Any, path: str) -> Any:
+def _results_only(node: Any, path: str, *, but: Collection[str]) -> Any:
     if not isinstance(node, dict):
         return node
     paths = {key: f"{path}.{key}".lstrip(".") for key in node}
-    return {key: _results_only(node[key], here) for key, here in paths.items() if can_change_result(here)}
+    kept = {key: here for key, here in paths.items() if can_change_result(here) and here not in but}
+    return {key: _results_only(node[key], here, but=but) for key, here in kept.items()}
 
 
 def packages(trust: str | list[str]) -> tuple[str, ...]:
     """What `trust=a`, `trust=a,b` or `trust=[a,b]` names."""
-    return tuple(re.findall(r"[\w.]+", trust)) if isinstance(trust, str) else tuple(trust)
+    names = re.findall(r"[\w.]+", trust) if isinstance(trust, str) else trust
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise Refusal(f"trust={trust}: give names of packages, trust=[a,b]")
+    return tuple(names)
+
+
+def read_config(folder: Path, *, named: str) -> dict[str, Any]:
+    """What a run's `config.yaml` holds.
+
+    Args:
+        folder: of the run.
+        named: the argument that names it, for what is said where the file is empty or damaged.
+
+    Raises:
+        Refusal: it is.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
+    except Exception:  # a damaged file can raise anything
+        config = None
+    if not isinstance(config, dict):
+        raise Refusal(f"{named}: its config.yaml is damaged; {_RESTORE}")
+    if not config:
+        raise Refusal(f"{named}: its config.yaml is empty; {_RESTORE}")
+    if missing := [key for key in ("config_hash", "paths", "seed", "trainer") if key not in config]:
+        raise Refusal(f"{named}: its config.yaml lacks {', '.join(missing)}; {_RESTORE}")
+    return {str(key): value for key, value in config.items()}
+
+
+_RESTORE = "restore it from a copy, or train anew in another folder"
 
 
 def nearest(word: str, words: list[str], *, prefix: str = "", otherwise: list[str] | None = None) -> str:

@@ -31,7 +31,7 @@ from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
 from .checkpoints import Checkpoint, check_frame, latest_checkpoint
 from .compiled import check_compilable
-from .configuration import config_hash
+from .configuration import config_hash, read_config
 from .distributions import Distribution, Points
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
@@ -78,7 +78,7 @@ def build(
     *,
     overrides: list[str],
     trust: tuple[str, ...] | None = None,
-    files: dict[str, Tensor] | None = None,
+    files: dict[str, Tensor | None] | None = None,
     in_sweep: bool = False,
     callbacks: Sequence[L.Callback] = (),
 ) -> Job:
@@ -205,9 +205,7 @@ def train(config: dict[str, Any], *, overrides: list[str]) -> float:
 
 def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
     """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had."""
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-    assert isinstance(config, dict)
-    plain = {str(key): value for key, value in config.items()}
+    plain = read_config(folder, named=f"resume={folder}")
     plain["paths"] = {**plain["paths"], "folder": str(folder)}
     overrides = plain.pop("overrides", [])
     return go_on(plain, overrides=overrides, trust=(*TRUSTED, *trust))
@@ -254,7 +252,10 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     if trainer.is_global_zero:
         if broken := broken_guidelines(job.builder.build("schedule"), job.builder.target):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
-        if isinstance(distribution := job.builder.build("distribution"), Points):
+        distribution = job.builder.build("distribution")
+        for note in distribution.notes:
+            log.info("%s", note)
+        if isinstance(distribution, Points):
             _remark_on_bandwidth(distribution)
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)

@@ -60,7 +60,7 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
         FileNotFoundError: there is no checkpoint.
         ValueError: it is torn, of another program, or names what it may not.
     """
-    checkpoint = _read(Path(path))
+    checkpoint = _read(Path(path).expanduser())
     builder = Builder(
         checkpoint["config"], trust=(*MODEL_TRUSTED, *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")
     )

@@ -27,12 +27,19 @@ class Schedule(nn.Module, ABC):
 
     Attributes:
         sigmas: decreasing, in data units.
+
+    Raises:
+        ValueError: they are no row of positive levels that decrease.
     """
 
     sigmas: Float[Tensor, "levels"]
 
     def __init__(self, sigmas: Float[Tensor, "levels"]) -> None:
         super().__init__()
+        if sigmas.ndim != 1 or not len(sigmas):
+            raise ValueError(f"sigmas of the shape {list(sigmas.shape)}: give [L], at least one level")
+        if not (sigmas.isfinite() & (sigmas > 0)).all() or (sigmas.diff() > 0).any():
+            raise ValueError("sigmas: give positive, finite levels that decrease")
         self.register_buffer("sigmas", sigmas.to(torch.float32))
 
     @property

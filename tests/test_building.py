@@ -316,6 +316,19 @@ def test_a_hash_names_what_can_change_the_result(configure):
     assert len({usual, name("seed=1"), name("optimizer.lr=0.1"), name("schedule.sigma_max=3")}) == 4
 
 
+def test_a_file_counts_by_its_content_however_it_is_named(configure, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "p.csv"
+    file.write_text("0,1\n2,0\n")
+    names = [f'"{name}"' for name in (file, "p.csv", "./p.csv", "~/p.csv", f"~/../{tmp_path.name}/p.csv")]
+    points = [configure("distribution=points", f"distribution.path={name}") for name in names]
+    (before,) = {config_hash(config) for config in points}
+    file.write_text("0,1\n2,1\n")
+    (after,) = {config_hash(config) for config in points}
+    assert before != after
+
+
 def test_a_hash_is_never_taken_for_a_number():
     names = [config_hash({"trainer": {}, "seed": seed}) for seed in range(1000)]
     assert all(re.fullmatch("[a-p][0-9a-f]{9}", name) for name in names)

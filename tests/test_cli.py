@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import Script, wait_for
 from processes import run as script
 
 from ncsn_lightning import Karras, jobs, load_run
 from ncsn_lightning.checkpoints import read_checkpoint
 from ncsn_lightning.configuration import config_folder
-from ncsn_lightning.overrides import refused_overrides
+from ncsn_lightning.overrides import at_home, refused_overrides
 from ncsn_lightning.sweeps.folder import read_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,40 @@ WITHOUT_TORCH = {
     "train -m paths.root=/dev/null/x": "paths.root=/dev/null/x: cannot be used (Not a directory: ",
     "train resume=nowhere": "resume=nowhere: no run's folder, for it has no config.yaml; give one of outputs/runs",
     "train resume=. seed=1 -m": "seed=1 -m: a resumed run has its own configuration; leave this out",
+    "train resume=~/nowhere": "resume=~/nowhere: no run's folder, for it has no config.yaml; give one of outputs/runs",
+    "train -m distribution=glob(*) sed=1": "sed=1: no such key; did you mean seed?",
+    "train -m distribution=glob(zz*) seed=range(0)": (
+        "distribution=glob(zz*): matches no option; choose of checkerboard, circles, eight_gaussians, forty_gaussians, "
+        "fractal_tree, grid_gaussians, moons, pinwheel, points, rings, s_curve, swiss_roll, two_gaussians, "
+        "two_spirals\n"
+        "seed=range(0): holds no value; give a range that does, such as range(0,3)"
+    ),
+    "train -m seed=glob(*)": "seed=glob(*): matches no option; a glob is for groups; give values by commas",
+    "train seed=range(5,1)": "seed=range(5,1): holds no value; give a range that does, such as range(0,3)",
+    "train -m seed=shuffle(range(0))": "seed=shuffle(range(0)): holds no value; give a range that does, such as range(",
+    "train -m seed=range(0,1,0)": "seed=range(0,1,0): no list of values (range() arg 3 must not be zero); give a range",
+    "train -m seed=choice()": "seed=choice(): holds no value; give one at least",
+    "train seed=1,2 -m schedule=x": "schedule=x: no such option; choose one of",
+    "train =1": "=1: not understood; write key=value, and quote what the shell would take apart",
+    "train schedule={a:1}": "schedule={a:1}: no such key schedule.a; choose one of num_levels, sigma_max, sigma_min",
+    "train -m schedule={num_level:1,sigma_min:2}": "schedule={num_level:1,sigma_min:2}: no such key schedule.num_le",
+    "train hidden_dims=[16,16": "hidden_dims=[16,16: not understood; close its brackets",
+    "train distribution.path=a=b.npy": "distribution.path=a=b.npy: not understood; for the value as it stands write "
+    "'distribution.path=\"a=b.npy\"'",
+    "train distribution.path=x.csv": "distribution.path=x.csv: no such key; choose one of cell_size; distribution=poi",
+    "train -m hydra/launcher=joblib hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs=0: give a number of processes, or",
+    "train -m hydra/launcher=joblib hydra.launcher.n_jobs=x": "hydra.launcher.n_jobs=x: Value 'x' of type 'str' could",
+    "train -m seed=1,2 hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0: give a whole number of at least 1, or null",
+    "sample run=x n=10,20": "n=10,20: several values; call it once for each value, with an out=… of its own",
+    "sample run=x n=10,20 -m": "-m: ncsn-sample sweeps over nothing; call it once for each value, with an out=… of its",
+    "evaluate --multirun run=x": "--multirun: ncsn-evaluate sweeps over nothing; call it once for each value",
+    "sample run=a,b": "run=a,b: several values; call it once for each value, with an out=… of its own, or 'run=\"a",
+    "sample sampler.steps_per_level=20": "sampler.steps_per_level=20: no sampler is chosen here; say sampler=… too, "
+    "one of annealed_langevin, annealed_langevin_primer, langevin, mala, underdamped",
+    "evaluate schedule.num_levels=20 score.foo=1": (
+        "schedule.num_levels=20: no schedule is chosen here; say schedule=… too, one of ddpm, ddpm_cosine, geometric, "
+        "karras, linear\nscore.foo=1: no such key; did you mean score?"
+    ),
     "sample sampler=langevn": "sampler=langevn: no such option; did you mean langevin?",
     "evaluate runn=x": "runn=x: no such key; did you mean run?",
 }
@@ -323,6 +359,10 @@ QUESTIONS = [
     ("sample n=0", "n=0: give a whole number of at least 1"),
     ("sample n=1.5", "n=1.5: give a whole number of at least 1"),
     ("sample seed=-1", "seed=-1: give a whole number of at least 0"),
+    ("sample out=null", "out=None: give a name that ends in .npz or .csv"),
+    ("sample out=3", "out=3: give a name that ends in .npz or .csv"),
+    ("sample trust=3", "trust=3: give names of packages, trust=[a,b]"),
+    ("evaluate evaluation.samples=3", "evaluation.samples=3: should be a SampleTest"),
     ("sample out=x.txt", "out=x.txt: give a name that ends in .npz or .csv"),
     ("sample out=/dev/null/x.npz", "out=/dev/null/x.npz: cannot be written; choose another place"),
     ("sample sampler=annealed_langevin_primer sampler.base_step=1", "sampler.base_step=1 makes the chain unstable"),
@@ -491,6 +531,88 @@ print({"hydra", "omegaconf", "lightning", "wandb", "matplotlib"} & sys.modules.k
 """
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (process.stdout, process.stderr) == ("set()\n", "")
+
+
+AS_IT_STANDS = [
+    "a=b.npy",
+    "pts (1).npy",
+    "pts#1.npy",
+    "my sweep é",
+    'a "b".csv',
+    "it's.csv",
+    "a&b;c!.csv",
+    "x:(y)",
+    "~x#",
+]
+KEYS = ["distribution.path", "hydra.run.dir", "sweep_name", "name", "run", "out", "paths.root"]
+
+
+@pytest.mark.parametrize("value", AS_IT_STANDS)
+@pytest.mark.parametrize("key", KEYS)
+def test_the_quoting_that_works_is_shown_for_every_key(key, value):
+    (line,) = refused_overrides("train", [f"{key}={value}"])
+    said, _, remedy = line.partition(": not understood; for the value as it stands write ")
+    assert said == f"{key}={value}"
+    (typed,) = shlex.split(remedy)  # as a shell reads it
+    assert OverridesParser.create().parse_override(typed).value() == value
+
+
+def test_quotes_mean_the_same_for_a_run_that_is_resumed(command):
+    words = "no run's folder, for it has no config.yaml; give one of outputs/runs"
+    for value in ("my run (1)", '"my run (1)"'):
+        assert command("train", f"resume={value}") == [f"resume={value}: {words}"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("hydra.run.dir=~/x y", '"/home/me/x y"'),
+        ("out=~", '"/home/me"'),
+        ("distribution.path=~/a.csv,~/b (1).csv", '"/home/me/a.csv","/home/me/b "(1).csv'),
+        ("distribution.path=choice(~/a.csv,b~.csv)", 'choice("/home/me/a.csv",b~.csv)'),
+        ("--config-dir=~/conf", "/home/me/conf"),
+        ('out="~/x"', '"~/x"'),
+        ("~callbacks.figures", None),
+        ("out=a/~/b", "a/~/b"),
+    ],
+)
+def test_a_tilde_opens_with_the_home_folder(argument, meant, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home(argument) == (argument if meant is None else f"{argument.partition('=')[0]}={meant}")
+
+
+def test_home_means_the_same_everywhere(command, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "p (1).csv").write_text("name;x;y\na;0,5;1\nb;2;0\nc;-1;0,5\n")
+    columns = ["distribution=points", "distribution.path=~/p (1).csv", "distribution.columns=[x,y]"]
+    for folder in ("~/a", '"~/b"'):
+        run = [f"hydra.run.dir={folder}", "logger=csv", "evaluation=quick", "trainer.max_steps=2"]
+        assert command("train", *TINY, *BARE, "~callbacks.score_error", *columns, *run) == []
+    assert "p (1).csv: 3 points, columns x, y; the first is (0.5, 1)" in (home / "a/train.log").read_text()
+    assert load_run("~/a").distribution.points.tolist() == [[0.5, 1], [2, 0], [-1, 0.5]]
+    assert command("sample", "run=~/b", 'out="~/x.csv"', "n=3") == []
+    (home / "a/config.yaml").write_text("")  # by which it is known that the folder was found
+    for folder in ("~/a", '"~/a"'):
+        assert command("train", f"resume={folder}")[0].startswith(f"resume={folder}: its config.yaml is empty; ")
+    assert {path.name for path in home.iterdir()} == {"a", "b", "p (1).csv", "x.csv", "x.png"}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+CONFIGS = {"": "is empty", "a: [": "is damaged", "- 1": "is damaged", "a: 1": "lacks config_hash, paths, seed, trainer"}
+
+
+@pytest.mark.parametrize(("content", "words"), CONFIGS.items())
+def test_an_empty_or_broken_configuration_is_refused(content, words, command, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(content)
+    remedy = "restore it from a copy, or train anew in another folder"
+    assert command("train", f"resume={folder}") == [f"resume={folder}: its config.yaml {words}; {remedy}"]
+    (line,) = command("train", "logger=csv", "hydra.run.dir=run")
+    assert line == f"hydra.run.dir={folder}: its config.yaml {words}; {remedy}"
+    assert (folder / "config.yaml").read_text() == content
 
 
 def test_options_of_a_folder_of_ones_own_are_not_blamed():

@@ -569,6 +569,35 @@ def test_wrong_arguments_are_refused(build, words):
         build()
 
 
+MIXTURE = {
+    "means": torch.zeros(3, 2),
+    "weights": torch.ones(3),
+    "variances": torch.ones(3, 2),
+    "directions": torch.tensor([[1.0, 0.0]]).expand(3, 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("means", torch.zeros(3), r"means of the shape \[3\]: give \[K, 2\]"),
+        ("means", torch.zeros(0, 2), r"means of the shape \[0, 2\]: give \[K, 2\]"),
+        ("weights", torch.ones(2), r"weights of the shape \[2\]: give \[3\], as means has 3 rows"),
+        ("variances", torch.ones(3), r"variances of the shape \[3\]: give \[3, 2\]"),
+        ("variances", torch.ones(3, 2, 2), r"variances of the shape \[3, 2, 2\]: give \[3, 2\]"),
+        ("directions", torch.ones(2, 2), r"directions of the shape \[2, 2\]: give \[3, 2\]"),
+        ("directions", torch.eye(2).expand(3, 2, 2), r"directions of the shape \[3, 2, 2\]: give \[3, 2\]"),
+        ("directions", torch.ones(3, 2), "directions of component 0: give unit vectors"),
+        ("means", torch.tensor([[0, 0], [0, math.nan], [0, 0]]), "means of component 1: give finite numbers"),
+        ("weights", torch.tensor([1.0, 1.0, 0.0]), "weights of component 2: give positive numbers"),
+        ("variances", -torch.ones(3, 2), "variances of component 0: give finite numbers of at least 0"),
+    ],
+)
+def test_a_mixture_says_what_shape_it_wants(name, value, words, unchecked):
+    with pytest.raises(ValueError, match=words):
+        targets.GaussianMixture(**{**MIXTURE, name: value}, scale=1.0)
+
+
 class Trap:
     """Writes a file when it is unpickled."""
 
@@ -586,12 +615,11 @@ class Trap:
         ("p.csv", "", "empty"),
         ("p.csv", "x,y\n", "empty"),
         ("p.csv", "1,2,3\n4,5,6\n", r"\[2, 3\]; give N rows of two columns"),
-        ("p.csv", "1;2\n3;4\n", "line 2 has the text '3;4'"),
         ("p.csv", "1,2\n3\n", "line 2 has 1 columns"),
         ("p.csv", "x,y\n1,2\nnan,4\n", "NaN or infinite value in row 2"),
         ("p.csv", "1,2\nfour,4\n", "line 2 has the text 'four'"),
         ("p.csv", b"1,\xff\n", "cannot be read"),
-        ("p.dat", "1,2\n3,4\n", "unknown extension; save the points as .npy or .csv"),
+        ("p.parquet", "1,2\n3,4\n", "unknown extension; save the points as .npy or .csv"),
         ("p.npy", None, "no such file"),
         ("p.npy", b"", "empty"),
         ("p.npy", b"no array", "cannot be read"),

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ncsn_lightning import DDPM, DDPMCosine, Geometric, Karras, Ladder, Linear, LogNormal, LogUniform, Single
+from ncsn_lightning import DDPM, DDPMCosine, Geometric, Karras, Ladder, Linear, LogNormal, LogUniform, Schedule, Single
 from ncsn_lightning.distributions import Checkerboard
 from ncsn_lightning.schedules import broken_guidelines
 
@@ -168,3 +168,18 @@ def test_guidelines():
     broken = broken_guidelines(Geometric(sigma_min=0.2, sigma_max=2.0, num_levels=5), target)
     assert [line.split("=")[0] for line in broken] == ["σ_max", "σ_min", "L"]
     assert all(remedy in line for remedy, line in zip(["sigma_max", "sigma_min", "num_levels"], broken, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "words"),
+    [
+        (torch.ones(2, 2), r"sigmas of the shape \[2, 2\]: give \[L\]"),
+        (torch.ones(0), r"sigmas of the shape \[0\]: give \[L\]"),
+        (torch.tensor([1.0, 2.0]), "sigmas: give positive, finite levels that decrease"),
+        (torch.tensor([1.0, 0.0]), "sigmas: give positive"),
+        (torch.tensor([math.inf, 1.0]), "sigmas: give positive"),
+    ],
+)
+def test_a_ladder_is_a_row_of_decreasing_levels(sigmas, words, unchecked):
+    with pytest.raises(ValueError, match=words):
+        Schedule(sigmas)

@@ -31,7 +31,7 @@ class RunRecord(L.Callback):
         overrides: the command line.
     """
 
-    def __init__(self, *, config: dict[str, Any], files: dict[str, Tensor], overrides: list[str]) -> None:
+    def __init__(self, *, config: dict[str, Any], files: dict[str, Tensor | None], overrides: list[str]) -> None:
         self.config, self.files, self.overrides = config, files, overrides
         self.folder = Path(config["paths"]["folder"])
         self.started = time.perf_counter()

@@ -48,9 +48,11 @@ class Distribution(nn.Module, ABC):
             deviation per dimension unless given.
         mean: exact.
         covariance: exact.
+        notes: lines for a run's log, such as on what was read from a file.
     """
 
     dim: int = 2
+    notes: tuple[str, ...] = ()
     scale: float
     blur: float
     unit: float
@@ -67,6 +69,9 @@ class Distribution(nn.Module, ABC):
         unit: float | None = None,
     ) -> None:
         super().__init__()
+        for name, value, shape in (("mean", mean, (self.dim,)), ("covariance", covariance, (self.dim, self.dim))):
+            if value.shape != shape:
+                raise ValueError(f"{name} of the shape {list(value.shape)}: give {list(shape)}")
         self.scale, self.blur = scale, blur
         self._constant("mean", mean)
         self._constant("covariance", covariance)
@@ -74,8 +79,8 @@ class Distribution(nn.Module, ABC):
         self.original: Distribution | None = None
 
     @property
-    def files(self) -> dict[str, Float[Tensor, "..."]]:
-        """Arguments of the constructor that named files, as what was read: a checkpoint keeps it in their place."""
+    def files(self) -> dict[str, Float[Tensor, "..."] | None]:
+        """Arguments of the constructor that name a file or parts of it, as what was read: a checkpoint keeps these."""
         return {}
 
     def _constant(self, name: str, value: Float[Tensor, "..."]) -> None:

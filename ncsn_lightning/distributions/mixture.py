@@ -21,6 +21,9 @@ class GaussianMixture(Distribution):
         directions: unit vectors; None for isotropic components.
         scale: smallest length, data units.
         unit: see `Distribution`.
+
+    Raises:
+        ValueError: a shape does not fit the others, or a number is none that a mixture can have.
     """
 
     means: Tensor
@@ -38,6 +41,7 @@ class GaussianMixture(Distribution):
         directions: Float[Tensor, "K 2"] | None = None,
         unit: float | None = None,
     ) -> None:
+        _check(means, weights, variances, directions)
         means, weights, variances = means.double(), weights.double() / weights.double().sum(), variances.double()
         frame = means.new_tensor([[1.0, 0.0]]).expand_as(means) if directions is None else directions.double()
         mean = weights @ means
@@ -96,6 +100,31 @@ class Modes(GaussianMixture):
         along, across = (offset * self.directions).sum(-1), (offset * rotate(self.directions)).sum(-1)
         first, second = (self.deviations.square() + sigma**2).unbind(-1)
         return (along.square() / first + across.square() / second).sqrt()
+
+
+def _check(means: Tensor, weights: Tensor, variances: Tensor, directions: Tensor | None) -> None:
+    """Raise ValueError for numbers of which no mixture can be made."""
+    if means.ndim != 2 or means.shape[1] != 2 or not len(means):
+        raise ValueError(f"means of the shape {list(means.shape)}: give [K, 2], a row for each component")
+    unit = torch.ones_like(weights) if directions is None else directions.norm(dim=-1)
+    for name, values, shape in (
+        ("weights", weights, means.shape[:1]),
+        ("variances", variances, means.shape),
+        ("directions", means if directions is None else directions, means.shape),
+    ):
+        if values.shape != shape:
+            raise ValueError(
+                f"{name} of the shape {list(values.shape)}: give {list(shape)}, as means has {len(means)} rows"
+            )
+    for name, right, remedy in (
+        ("means", means.isfinite().all(dim=-1), "finite numbers"),
+        ("weights", weights.isfinite() & (weights > 0), "positive numbers"),
+        ("variances", (variances.isfinite() & (variances >= 0)).all(dim=-1), "finite numbers of at least 0"),
+        ("directions", (unit - 1).abs() < 1e-4, "unit vectors"),
+    ):
+        if not right.all():
+            index = int((~right).nonzero()[0, 0])
+            raise ValueError(f"{name} of component {index}: give {remedy}")
 
 
 def _covariance(

@@ -1,31 +1,44 @@
-r"""The user's own points: a file of N rows and two columns, as a kernel density.
+r"""The user's own points: N rows of two numbers, as a kernel density.
 
 $$p = \frac1N \sum_i \mathcal N(x_i, h^2 I), \qquad p_\sigma = \frac1N \sum_i \mathcal N(x_i, (h^2 + \sigma^2) I)$$
 """
 
 from __future__ import annotations
 
-import csv
+import os
 import tokenize
+import zipfile
+import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from ..arguments import Positive, strict
+from ..arguments import Index, Positive, strict
 from . import bandwidth as bandwidth_rules
 from .base import Distribution
 from .kernels import kernel_density
+from .tables import NoColumnError, Table, is_known, read_file, read_values
+
+TwoColumns = Annotated[Sequence[str | Index], Field(min_length=2, max_length=2)]
+
+LARGEST, SMALLEST = 1e18, 1e-18
+"""Lengths whose squares float32 still has, as networks need them."""
+
+DAMAGED = (ValueError, OSError, EOFError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file raises."""
 
 
 class Points(Distribution):
-    r"""Points of a file, resampled with Gaussian noise of standard deviation h.
+    r"""Points of a file or an array, resampled with Gaussian noise of standard deviation h.
 
     `bandwidth="auto"` is Scott's rule, h = σ_d N^(−1/6) with σ_d the root mean square of the centred data per
     dimension (Scott, "Multivariate Density Estimation", 1992; Silverman's rule gives the same in two dimensions). It
@@ -35,34 +48,44 @@ class Points(Distribution):
     Of more than 4096 points log p_σ and the score are exact to some 1e-6 (`KernelDensity`), and not for `vmap`.
 
     Args:
-        path: `.npy` (numbers, `[N, 2]`) or `.csv` (commas, two columns, with or without a header line), or the points
-            themselves, `[N, 2]`.
+        path: a file of N rows and two columns, as text (`.csv`, `.tsv`, `.txt`, `.dat`: any usual delimiter and decimal
+            mark, with or without a header) or numbers (`.npy`, `.npz`, `.pt`), or either with `.gz`; or the points
+            themselves, `[N, 2]`: an array, a tensor, lists or a data frame.
         bandwidth: h, data units, or a rule: "auto", "likelihood".
+        columns: the two that are meant where there are more: names in the header, or positions counted from 0.
 
     Attributes:
-        points: what was read, `[N, 2]` float64.
+        points: what was read, in the data's coordinates, `[N, 2]`, float64.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds anything but N × 2 finite numbers.
+        ValueError: it holds anything but N × 2 finite numbers, or could be read in several ways.
     """
 
     points: Tensor
 
     @strict
-    def __init__(self, *, path: str | Tensor, bandwidth: Positive | Literal["auto", "likelihood"] = "auto") -> None:
-        name = path if isinstance(path, str) else "tensor"
-        points = torch.from_numpy(_checked(_read(path) if isinstance(path, str) else _values(path), name))
-        width = float(bandwidth) if not isinstance(bandwidth, str) else _width(points, bandwidth, name)
+    def __init__(
+        self,
+        *,
+        path: Any,
+        bandwidth: Positive | Literal["auto", "likelihood"] = "auto",
+        columns: TwoColumns | None = None,
+    ) -> None:
+        named = str(path) if isinstance(path, str | os.PathLike) else type(path).__name__
+        table = _checked(_table(path, columns, named), named)
+        points = torch.from_numpy(table.values)
+        width = float(bandwidth) if not isinstance(bandwidth, str) else _width(points, bandwidth, named)
         covariance = points.T.cov(correction=0).view(2, 2) + width**2 * torch.eye(2, dtype=torch.float64)
         super().__init__(mean=points.mean(0), covariance=covariance, scale=width, blur=width)
         self.bandwidth = width
         self._constant("points", points)
         self.kernels = kernel_density(points, bandwidth=width)
+        self.notes = (_summary(table, named), *(f"{named}: {remark}" for remark in table.remarks))
 
     @property
-    def files(self) -> dict[str, Float[Tensor, "n 2"]]:
-        return {"path": self.points}
+    def files(self) -> dict[str, Float[Tensor, "n 2"] | None]:
+        return {"path": self.points, "columns": None}
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         """One of the points, then noise."""
@@ -115,72 +138,61 @@ def _largest_distance(centred: NDArray[np.float64]) -> float:
     return max(float(np.ptp(ends @ part, axis=0).max()) for part in np.array_split(directions, 64, axis=1))
 
 
-def _values(points: Float[Tensor, "..."]) -> NDArray[np.float64]:
-    return points.detach().to("cpu", torch.float64, copy=True).numpy()
-
-
 def _width(points: Float64[Tensor, "n 2"], rule: str, path: str) -> float:
     if (points == points[0]).all():
         raise ValueError(f"path={path}: a single distinct point leaves no automatic bandwidth; give bandwidth a number")
     return (bandwidth_rules.scott if rule == "auto" else bandwidth_rules.most_likely)(points)
 
 
-def _checked(values: NDArray[np.float64], path: str) -> NDArray[np.float64]:
+def _table(path: Any, columns: Sequence[str | int] | None, named: str) -> Table:
+    """The numbers of a file or of what stands in for one, or one line that says why there are none."""
+    if path is None or isinstance(path, int | float):
+        raise ValueError(f"path={path}: no file and no points; write the name of a file as a text, path='\"{path}\"'")
+    try:
+        if not isinstance(path, str | os.PathLike):
+            return read_values(path, columns)
+        file = Path(path).expanduser()
+        if not is_known(file):
+            raise ValueError(f"path={named}: unknown extension; save the points as .npy or .csv")
+        return read_file(file, columns)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"path={named}: no such file; give an N × 2 .npy or .csv file") from error
+    except NoColumnError as error:
+        raise ValueError(f"columns={list(columns or ())}: {error}") from error
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"path={named}: cannot be read ({reason}); save N × 2 numbers as .npy or .csv") from error
+
+
+def _checked(table: Table, path: str) -> Table:
     """N × 2 finite numbers, or one line that says what else they are."""
+    values, names = table.values, table.names
     if values.size == 0:
         raise ValueError(f"path={path}: empty; give at least one row of two numbers")
     if values.ndim != 2 or values.shape[1] != 2:
-        raise ValueError(f"path={path}: of the shape {list(values.shape)}; give N rows of two columns")
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0]) + 1
-        raise ValueError(f"path={path}: a NaN or infinite value in row {row}; remove such rows")
-    return values
+        remedy = f"columns=[…], of {', '.join(names) if names else '0, 1, …'}" if values.shape[1:] > (2,) else ""
+        remedy = f", or choose two by {remedy}" if remedy else ""
+        raise ValueError(f"path={path}: of the shape {list(values.shape)}; give N rows of two columns{remedy}")
+    for wrong, what, remedy in (
+        (~np.isfinite(values), "a NaN or infinite value", "remove such rows"),
+        (np.abs(values) > LARGEST, f"a value beyond {LARGEST:g}", "choose a larger unit"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong.any(axis=1))[0])
+            raise ValueError(f"path={path}: {what} in row {row + 1}; {remedy}")
+    if 0 < np.ptp(values, axis=0).max() < SMALLEST:
+        raise ValueError(f"path={path}: points within {np.ptp(values, axis=0).max():g}; choose a smaller unit")
+    return table
 
 
-def _read(path: str) -> NDArray[np.float64]:
-    """The file's numbers, or one line that says why there are none."""
-    file = Path(path).expanduser()
-    readers = {".npy": _read_npy, ".csv": _read_csv}
-    if file.suffix.lower() not in readers:
-        raise ValueError(f"path={path}: unknown extension; save the points as .npy or .csv")
-    if not file.exists():
-        raise FileNotFoundError(f"path={path}: no such file; give an N × 2 .npy or .csv file")
-    try:
-        return readers[file.suffix.lower()](file)
-    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, tokenize.TokenError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"path={path}: cannot be read ({reason}); save N × 2 numbers as .npy or .csv") from error
-
-
-def _read_npy(file: Path) -> NDArray[np.float64]:
-    with file.open("rb") as stream:
-        if not stream.read(1):
-            return np.empty((0, 2))
-        stream.seek(0)
-        values = np.lib.format.read_array(stream, allow_pickle=False)
-    if values.dtype.kind not in "iuf":
-        raise ValueError(f"its values are of type {values.dtype}, not real numbers")
-    return values.astype(np.float64)
-
-
-def _read_csv(file: Path) -> NDArray[np.float64]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if any(map(str.strip, row))]
-    if rows and not any(_is_number(cell) for cell in rows[0][1]):
-        rows = rows[1:]  # a header
-    width = len(rows[0][1]) if rows else 2
-    for number, row in rows:
-        if len(row) != width:
-            raise ValueError(f"line {number} has {len(row)} columns, the first one {width}")
-        for cell in row:
-            if not _is_number(cell):
-                raise ValueError(f"line {number} has the text {cell.strip()[:40]!r} where a number belongs")
-    return np.array([[float(cell) for cell in row] for _, row in rows]).reshape(-1, width)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _summary(table: Table, path: str) -> str:
+    """One line about what was read."""
+    names = table.names or ["x", "y"]
+    columns = f"columns {', '.join(names)}" if table.names else "no names of columns"
+    ranges = (
+        f"{name} {low:.10g} … {high:.10g}"
+        for name, low, high in zip(names, table.values.min(axis=0), table.values.max(axis=0), strict=True)
+    )
+    first = ", ".join(f"{value:.10g}" for value in table.values[0])
+    count = f"{len(table.values)} point{'s' * (len(table.values) > 1)}"
+    return f"{path}: {count}, {columns}; the first is ({first}); {', '.join(ranges)}"

@@ -19,7 +19,7 @@ from .. import plotting
 from ..building import Builder
 from ..files import replacing
 from ..likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
-from ..metrics import SampleTest, ScoreShares, ScoreTest, curl
+from ..metrics import SampleTest, ScoreShares, ScoreSplit, ScoreTest, curl
 from ..runs import Run
 from ..scores import Score
 from .chains import Chains, Share, shares
@@ -37,8 +37,9 @@ def sample(config: dict[str, Any]) -> Path:
 
     With `score=exact` the exact score of the run's target takes the network's place.
     """
-    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"))
-    data, out = question.run.distribution, Path(config["out"])
+    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"), needs_out=True)
+    data, out = question.run.distribution, question.out
+    assert out is not None
     x = data.placed(question.chains.draw(question.score, question.seed))
     with replacing(out) as path:
         if out.suffix == ".npz":
@@ -137,14 +138,14 @@ def _figures(
 def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The score test, between the run's own levels or those of the command line, and the parts of the evaluation."""
     ends = {end: config[end] if config[end] is not None else run.config["score_test"][end] for end in _ENDS}
-    if samples := config["evaluation"].get("samples"):
+    if isinstance(samples := config["evaluation"].get("samples"), dict):
         own = OmegaConf.select(OmegaConf.create(run.config), "evaluation.samples.sigma", default=0.0)
         samples["sigma"] = own if samples["sigma"] is None else samples["sigma"]
     arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
     node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", "num_points": 10000, **arguments}
     given = {"distribution": run.distribution, "schedule": run.schedule}
     builder = Builder({**config, **ends, "score_test": node}, given=given)
-    parts = {name: builder.build(f"evaluation.{name}") for name in config["evaluation"]}
+    parts = {name: builder.build(f"evaluation.{name}", _PARTS.get(name, object)) for name in config["evaluation"]}
     parts["score_test"] = builder.build("score_test")
     if isinstance(parts.get("samples"), SampleTest):
         builder.attempt("", lambda: parts["samples"].check(config["n"]))
@@ -153,6 +154,7 @@ def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
 
 
 _ENDS = ("sigma_min", "sigma_max")
+_PARTS: dict[str, type] = {"samples": SampleTest, "split": ScoreSplit, "likelihood": Likelihood}
 
 
 def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> dict[str, Any]:

@@ -30,19 +30,22 @@ class Question:
         config: the plain configuration of the command.
         counts: its keys that are whole numbers of at least 1.
         suffixes: of the file that the answer may go to.
+        needs_out: whether it has to go to one.
 
     Raises:
         Refusal: naming every wrong value, a line each.
     """
 
-    def __init__(self, config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...]) -> None:
+    def __init__(
+        self, config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...], needs_out: bool = False
+    ) -> None:
         self.builder = builder = Builder(config)
         for name, least in (*((name, 1) for name in counts), ("seed", 0)):
             value = config[name]
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 builder.refuse(f"{name}={value!r}: give a whole number of at least {least}", broken=name)
         self.n, self.seed = config["n"], config["seed"]
-        self.out = _writable(builder, suffixes) if config["out"] is not None else None
+        self.out = _writable(builder, suffixes) if config["out"] is not None or needs_out else None
         run = self._run("run", config)
         if run is not None:
             self.schedule: Schedule = self._schedule(run)
@@ -125,7 +128,7 @@ def score_of(run: Run) -> Score:
 
 
 def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:
-    out = Path(builder.config["out"])
+    out = Path(str(builder.config["out"])).expanduser()
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if out.suffix not in suffixes:
         builder.refuse(f"out={out}: give a name that ends in {' or '.join(suffixes)}")

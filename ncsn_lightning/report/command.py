@@ -16,7 +16,12 @@ from .write import write_report
 def report() -> None:
     """Write a sweep's table and page: `ncsn-report SWEEP`, at any time, also while it runs."""
     parser = argparse.ArgumentParser(prog="ncsn-report", description=report.__doc__)
-    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep's folder, outputs/sweeps/NAME")
+    parser.add_argument(
+        "sweep",
+        type=lambda text: Path(text).expanduser(),
+        metavar="SWEEP",
+        help="a sweep's folder, outputs/sweeps/NAME",
+    )
     parser.add_argument("--metric", default=METRIC, help=f"what judges, less being better (default: {METRIC})")
     arguments = parser.parse_args()
     started = time.perf_counter()

@@ -110,7 +110,7 @@ def read_sweep(folder: Path | str) -> Sweep:
     Raises:
         NoSweepError: there is no sweep, naming what is missing.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     plan = read_plan(folder)
     jobs = [read_job(folder, name, **job) for name, job in plan.pop("jobs").items()]
     return Sweep(folder=folder, jobs=jobs, **plan)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration import Refusal, can_change_result, config_hash, plain
+from ..overrides import no_values
 
 OF_THE_SWEEP = ("sweep", "sweep_name", "retry_failed")
 """What a command line says about the sweep as a whole."""
@@ -53,20 +54,21 @@ class Planner:
         """Overrides by their keys, of which the last one of each counts, in their order.
 
         Raises:
-            Refusal: they sweep over what can change no result.
+            Refusal: they sweep over nothing, or over what can change no result.
         """
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         swept = [override for override in overrides if override.is_sweep_override()]
         idle = [o.input_line for o in swept if o.key_or_group in OF_THE_SWEEP or not can_change_result(o.key_or_group)]
-        if idle:
-            raise Refusal("\n".join(f"{line}: changes no result, so all its jobs would be one" for line in idle))
+        lines = [f"{line}: changes no result, so all its jobs would be one" for line in idle]
+        if lines := [*lines, *(line for override in swept if (line := no_values(override)))]:
+            raise Refusal("\n".join(lines))
         return {override.get_key_element(): override for override in overrides}
 
     def span(self, arguments: list[str]) -> list[Planned]:
         """The different jobs that `arguments` span, in their order.
 
         Raises:
-            Refusal: they sweep over what can change no result, or over a continuum.
+            Refusal: they sweep over nothing, over what can change no result, or over a continuum.
             HydraException: Hydra cannot compose them.
         """
         overrides = self.parse(arguments)

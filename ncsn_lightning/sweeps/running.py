@@ -51,16 +51,21 @@ def settle(config: DictConfig) -> None:
     are as many processes as the cores have room for with `threads` each.
 
     Raises:
-        Refusal: the name is no name.
+        Refusal: the name is no name, or the number of processes no number of any.
     """
     name = config.sweep_name
     if name is not None and (not str(name).strip(".") or "/" in str(name)):
         raise Refusal(f"sweep_name={name}: give a name without /; for any other place hydra.sweep.dir=…")
     with open_dict(config):
         config.sweep_name = name or _file_name(config) or _short_hash(config.hydra.overrides.task)
-    if config.hydra.runtime.choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
-        threads = config.threads if isinstance(config.threads, int) else 1  # which will be refused
-        config.hydra.launcher.n_jobs = max(1, _cores() // max(1, threads))
+        config.hydra.sweep.dir = os.path.expanduser(str(config.hydra.sweep.dir))
+    if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
+        n_jobs = config.hydra.launcher.n_jobs
+        if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs == 0:
+            raise Refusal(f"hydra.launcher.n_jobs={n_jobs}: give a number of processes, or -1 for what the cores carry")
+        if n_jobs == -1:
+            threads = config.threads if isinstance(config.threads, int) else 1  # which will be refused
+            config.hydra.launcher.n_jobs = max(1, _cores() // max(1, threads))
 
 
 def _cores() -> int:
@@ -107,6 +112,8 @@ def run_sweep(
     where = config.hydra.runtime.choices["hydra/launcher"]
     folder = Path(config.hydra.sweep.dir).absolute()
     _demand_place(folder)
+    for name in ("n_trials", "n_jobs"):
+        _demand_count(name, config.hydra.sweeper)
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     say = partial(console.print, markup=False, soft_wrap=True)
     planner, conductor = Planner(loader, config), Conductor(folder, launcher)
@@ -149,17 +156,15 @@ def _search(
 
     where, options = config.hydra.runtime.choices["hydra/launcher"], config.hydra.sweeper
     together = {"basic": 1, "joblib": config.hydra.launcher.get("n_jobs")}.get(where, IN_A_QUEUE)
-    n_jobs = together if options.n_jobs is None else _count("n_jobs", options)
-    n_trials = _count("n_trials", options)
+    n_jobs, n_trials = options.n_jobs or together, options.n_trials
     search = Search(arguments, planner, conductor, n_trials=n_trials, n_jobs=n_jobs, retry_failed=config.retry_failed)
     return search.rounds(record, say)
 
 
-def _count(name: str, options: DictConfig) -> int:
+def _demand_count(name: str, options: DictConfig) -> None:
     value: Any = options[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Refusal(f"hydra.sweeper.{name}={value}: give a whole number of at least 1")
-    return value
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise Refusal(f"hydra.sweeper.{name}={value}: give a whole number of at least 1, or null")
 
 
 def _demand_place(folder: Path) -> None:
