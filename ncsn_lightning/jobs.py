@@ -127,8 +127,8 @@ def _without_unmonitored(callbacks: Sequence[L.Callback]) -> list[L.Callback]:
     return [callback for callback in callbacks if callback not in waiting]
 
 
-def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> None:
-    """Build a job of a sweep, and forget it.
+def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> Job:
+    """Build a job of a sweep that is not trained here and now.
 
     Args:
         config, overrides: of `build`.
@@ -139,7 +139,7 @@ def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> None:
     """
     if not here:
         config = {**config, "trainer": {**config["trainer"], **ANYWHERE}}
-    build(config, overrides=overrides, in_sweep=True)
+    return build(config, overrides=overrides, in_sweep=True)
 
 
 def _seed(builder: Builder) -> None:
