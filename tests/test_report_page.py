@@ -263,7 +263,11 @@ def test_brushing_an_axis_chooses_configurations(page, sweep):
 
 def test_headings_of_parallel_axes_keep_apart(browser, tmp_path):
     """Also on a phone, of long keys."""
-    factors = {"sampler.steps_per_level": ["1", "2"], "data.batch_size": ["64", "128"], "network.hidden_dims": ["8", "9"]}
+    factors = {
+        "sampler.steps_per_level": ["1", "2"],
+        "data.batch_size": ["64", "128"],
+        "network.hidden_dims": ["8", "9"],
+    }
     page = browser.open(write_report(read_sweep(make_sweep(tmp_path / "s", factors, samples=0))), width=400).draw()
     boxes = page.run("return [...document.querySelectorAll('.parallel .title')].map((e) => e.getBoundingClientRect())")
     assert len(boxes) >= 5

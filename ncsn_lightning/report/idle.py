@@ -87,4 +87,6 @@ def _spans(key: str, groups: list[list[Job]], metric: str) -> list[Span]:
         means = [math.fsum(found) / len(found) for found in values.values()]
         spans.append(Span(name, min(means, default=math.nan), max(means, default=math.nan)))
     spans = [span for span in spans if span.high > span.low]
-    return sorted(spans, key=lambda span: (span.high - span.low) / (abs(span.high) + abs(span.low)), reverse=True)[:SPANS]
+    return sorted(spans, key=lambda span: (span.high - span.low) / (abs(span.high) + abs(span.low)), reverse=True)[
+        :SPANS
+    ]

@@ -141,7 +141,7 @@ def run_sweep(
         raise
     finally:
         ended = [conductor.read(name) for name in conductor.jobs]
-        console.print(table(ended))
+        console.print(table(ended, console))
         report(folder)
     publish(folder)
     _demand_all(ended, rounds.well, retry_failed=config.retry_failed)

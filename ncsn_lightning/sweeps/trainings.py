@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 SEED = "seed"
 
-BUILT = ("module", "data", "distribution", "schedule", "levels", "weighting", "objective", "network", "score", "optimizer")
+BUILT = (
+    "module",
+    "data",
+    "distribution",
+    "schedule",
+    "levels",
+    "weighting",
+    "objective",
+    "network",
+    "score",
+    "optimizer",
+)
 """Groups of which a built module and data module hold what the training takes."""
 
 AFTERWARDS = ("sampler", "evaluation", "score_test", "callbacks")
@@ -56,7 +67,9 @@ def fingerprint(job: Job) -> str | None:
     digest = _Digest()
     config = {key: value for key, value in job.record.config.items() if key not in (*BUILT, *AFTERWARDS)}
     settings = {key: value for key, value in config.items() if can_change_result(key)}
-    settings["trainer"] = {key: value for key, value in config["trainer"].items() if can_change_result(f"trainer.{key}")}
+    settings["trainer"] = {
+        key: value for key, value in config["trainer"].items() if can_change_result(f"trainer.{key}")
+    }
     digest.write(json.dumps(settings, sort_keys=True, default=str).encode())
     try:
         _Pickler(digest).dump((job.module, job.data))
@@ -77,7 +90,9 @@ def idle_lines(jobs: Sequence[Planned], print_of: Callable[[Planned], str | None
     if not idle:
         return []
     trainings = len({_without(job, *idle) for job in jobs})
-    changes = "changes no training, only what follows it" if len(idle) == 1 else "change no training, only what follows it"
+    changes = (
+        "changes no training, only what follows it" if len(idle) == 1 else "change no training, only what follows it"
+    )
     remedy = "; with levels=ladder training takes the schedule's own levels" if _would_matter(idle) else ""
     same = f"these {len(jobs)} jobs are {trainings} training{'s' * (trainings != 1)}"
     return [f"{' and '.join(idle)}: {changes}, such as the sampling, so {same}{remedy}"]

@@ -151,7 +151,9 @@ IDLE = {
         f"schedule.num_levels and sampler.step_ratio: change no training, only what follows it, {AFTER}, so these 4 "
         "jobs are 1 training; with levels=ladder training takes the schedule's own levels"
     ),
-    ("sampler=heun,euler",): f"sampler: changes no training, only what follows it, {AFTER}, so these 2 jobs are 1 training",
+    (
+        "sampler=heun,euler",
+    ): f"sampler: changes no training, only what follows it, {AFTER}, so these 2 jobs are 1 training",
 }
 EFFECTIVE = [
     ["schedule=geometric,karras", "levels=ladder"],
