@@ -32,7 +32,7 @@ from .checkpoints import Checkpoint, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash
 from .distributions import Distribution
-from .files import remove_parts, replacing
+from .files import remove_parts, replacing, shown
 from .loggers import MetricsCSV
 from .loops import FastLoop
 from .module import HasScore
@@ -238,7 +238,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     distribution, schedule = job.builder.build("distribution"), job.builder.build("schedule")
     if trainer.is_global_zero:
         if broken := broken_guidelines(schedule, distribution):
-            log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
+            log.warning("the primer's guidelines are broken:\n  %s", "\n  ".join(broken))
         with replacing(folder / "config.yaml") as path:
             OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
     with listening():
@@ -248,7 +248,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     error = float(measured.get("score_error", float("nan")))
     if trainer.is_global_zero:
         said = "score error not measured" if math.isnan(error) else f"score error {error:.4g}"
-        log.info("%s; pictures and numbers in %s", said, folder)
+        log.info("%s; pictures and numbers in %s", said, shown(folder))
     return error
 
 

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import t
 
 from ncsn_lightning.report import answer
-from ncsn_lightning.report.idle import Span
 from ncsn_lightning.report.bootstrap import paired_interval, student_quantile
 from ncsn_lightning.report.grid import importance_shares, is_grid, variance_shares
+from ncsn_lightning.report.idle import Span
 from ncsn_lightning.report.importance import importances
 from ncsn_lightning.report.variance import analysis_of_variance, complete_part
 from ncsn_lightning.sweeps.folder import Job, Sweep

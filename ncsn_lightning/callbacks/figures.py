@@ -114,7 +114,11 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         except ValueError as error:
             log.warning("samples not measured: %s", error)
             return
-        log.info("samples: %s", ", ".join(f"{name} {metric}" for name, metric in measured.items()))
+        lines = [f"  {name} {metric}" for name, metric in measured.items()]
+        told = (
+            "each metric, and in brackets its floor: what as many draws of the target have, ± the deviation of one draw"
+        )
+        log.info("samples: %s\n%s", told, "\n".join(lines))
         self.results.update({name: metric.value for name, metric in measured.items()})
         self.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
 

@@ -12,7 +12,6 @@ from .comparison import answer
 from .metrics import METRIC, names
 from .write import write_report
 
-
 SWEEPS = Path("outputs/sweeps")
 """Where sweeps lie that were not sent elsewhere."""
 

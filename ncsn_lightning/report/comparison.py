@@ -2,9 +2,9 @@
 
 A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over the seeds
 that have finished; it is provisional until all of them have, and then the best of the complete ones is said beside it.
-A configuration of which a seed diverged comes after all those of which none did. Another can be told from the best where
-the interval of the paired effects, over the seeds that both have, leaves out that there is none. The effect is a ratio
-where the metric is positive throughout, for such errors spread by factors, and else a difference.
+A configuration of which a seed diverged comes after all those of which none did. Another can be told from the best
+where the interval of the paired effects, over the seeds that both have, leaves out that there is none. The effect is a
+ratio where the metric is positive throughout, for such errors spread by factors, and else a difference.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Idle:
-    """A key that makes no difference to a metric, printed as `schedule: no effect on score_error; density_tv .09 … .42`.
+    """A key that makes no difference to a metric.
+
+    It is printed as `schedule: no effect on score_error; density_tv 0.09 … 0.42`.
 
     Attributes:
         key: swept over.

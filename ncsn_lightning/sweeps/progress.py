@@ -57,7 +57,7 @@ class Watch:
 
 
 def read_last(path: Path) -> tuple[int, str] | None:
-    """The last step in a `metrics.csv`, whole or being written, and the last training loss; None where it has no row."""
+    """The last step in a `metrics.csv`, whole or being written, and the last training loss; None without a row."""
     try:
         with open(path, "rb") as file:
             head = file.readline()

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..files import shown
 from .conductor import Conductor
 from .folder import Job
 from .progress import Progress, Watch
@@ -35,7 +35,7 @@ RUNNING_ROWS = 8
 """Running jobs that the live view names."""
 
 COLUMN = 11
-"""Characters that the table gives settings, a status and a reason at least, on a terminal too narrow for all of them."""
+"""Characters that the table gives settings, a status and a reason at least, on a terminal too narrow for all."""
 
 
 class View:
@@ -147,7 +147,7 @@ def table(jobs: list[Job], console: Console) -> RenderableType:
     keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
     told = [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
     common = [f"{key}={jobs[0].overrides[key]}" for key in keys if key not in told]
-    places = dict.fromkeys(_shown(job.folder.parent) for job in jobs)
+    places = dict.fromkeys(shown(job.folder.parent) for job in jobs)
     above = [f"jobs in {place}" for place in places] + ([f"all with {' '.join(common)}"] if common else [])
     rows = _rows(jobs, {key: lambda job, key=key: job.overrides.get(key, "") for key in told})  # type: ignore[misc]
     if Measurement.get(console, console.options.update_width(1000), rows).minimum > console.width:
@@ -200,7 +200,3 @@ def _line(job: Job) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
-
-
-def _shown(folder: Path) -> str:
-    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)

@@ -194,7 +194,7 @@ def test_a_sweep_without_a_name_is_called_by_its_question(planner, tmp_path):
     (job, *_) = plan["jobs"]
     assert named({"group": None, "name": "", "tags": []}, tmp_path / "ecf5c3ec" / job)["group"] == f"{name} (ecf5c3ec)"
     note(tmp_path / "0123abcd", planner(*arguments, "optimizer.lr=1"), command="two", named=False)
-    with pytest.raises(NoSweepError, match="the name of 2 sweeps; give the folder, .*0123abcd, .*ecf5c3ec"):
+    with pytest.raises(NoSweepError, match=r"the name of 2 sweeps; give the folder, .*0123abcd, .*ecf5c3ec"):
         find_sweep(name, tmp_path)
     with pytest.raises(NoSweepError, match="nothing: no such folder"):
         read_sweep(find_sweep("nothing", tmp_path))
