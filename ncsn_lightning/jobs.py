@@ -37,6 +37,7 @@ from .loggers import MetricsCSV
 from .loops import FastLoop
 from .module import HasScore
 from .preemption import is_first_rank, listening
+from .runs import take_threads
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
 from .trainer_options import make_trainer
@@ -151,11 +152,10 @@ def _seed(builder: Builder) -> None:
 
 
 def _take_threads(builder: Builder) -> None:
-    threads = builder.config.get("threads")
-    if isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1:
-        torch.set_num_threads(threads)
-    else:
-        builder.refuse(f"threads={threads!r}: give a whole number of at least 1", broken="threads")
+    try:
+        take_threads(builder.config.get("threads"))
+    except ValueError as error:
+        builder.refuse(str(error), broken="threads")
 
 
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:

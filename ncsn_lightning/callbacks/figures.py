@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -26,8 +27,10 @@ from ..objectives import Objective, squared_error
 from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
+from ..stages import tracked
 from ..weightings import Learned
 from .measuring import MeasuringCallback, first, measured
+from .progress import shows_bar
 from .score_error import ScoreError
 from .score_split import ScoreErrorParts
 
@@ -79,22 +82,24 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
         due = step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero
-        if due and (states := self._walk(pl_module)):
+        if due and (states := self._walk(trainer, pl_module)):
             self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
-        if states := self._walk(pl_module):
+        if states := self._walk(trainer, pl_module, later="measuring and drawing are"):
             self.results["sampling_time"] = time.perf_counter() - started
             self._keep(trainer, states)
-        for name, figure in self._figures(trainer, pl_module):
-            self._publish(trainer, name, figure)
+        pictures = chain(self._of_samples(states) if states else (), self._figures(trainer, pl_module))
+        total = self._count(trainer, pl_module, states)
+        for name, picture in tracked(pictures, f"drawing {total} pictures", total=total, bar=shows_bar(trainer)):
+            self._publish(trainer, name, picture)
 
     def _keep(self, trainer: L.Trainer, states: list[Tensor]) -> None:
-        """Measure samples, save them, and draw them and how they came about."""
-        samples, levels = states[-1], self.sampler.reached(self.schedule.sigmas)
+        """Measure samples and save them."""
+        samples = states[-1]
         self.results["off_support"] = off_support(self.distribution, samples)
         self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
         self._measure(samples)
@@ -103,9 +108,19 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             np.savez(path, x=samples.numpy(), truth=truth.float().numpy())
         for logger in trainer.loggers:
             log_table(logger, "samples", ["x1", "x2"], samples[:TABLE_ROWS].tolist())
-        self._publish(trainer, "samples", plotting.plot_samples(self.distribution, samples))
-        self._publish(trainer, "filmstrip", plotting.plot_filmstrip(self.distribution, states, levels))
-        self._publish(trainer, "annealing", plotting.animate_annealing(self.distribution, states, levels))
+
+    def _of_samples(self, states: list[Tensor]) -> Iterator[tuple[str, Figure | bytes]]:
+        """The samples, and how they came about."""
+        levels = self.sampler.reached(self.schedule.sigmas)
+        yield "samples", plotting.plot_samples(self.distribution, states[-1])
+        yield "filmstrip", plotting.plot_filmstrip(self.distribution, states, levels)
+        yield "annealing", plotting.animate_annealing(self.distribution, states, levels)
+
+    def _count(self, trainer: L.Trainer, module: L.LightningModule, states: list[Tensor]) -> int:
+        """How many pictures there will be."""
+        error, ours = first(trainer, ScoreError) is not None, isinstance(module, NCSN)
+        learned = error and ours and isinstance(module.weighting, Learned)
+        return 3 * bool(states) + 3 * error + (first(trainer, ScoreErrorParts) is not None) + ours + learned
 
     def _measure(self, samples: Tensor) -> None:
         """Every metric of the set into the summary; chains that left the plane are no reason to lose a run."""
@@ -122,13 +137,15 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.results.update({name: metric.value for name, metric in measured.items()})
         self.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
 
-    def _walk(self, module: L.LightningModule) -> list[Tensor]:
+    def _walk(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> list[Tensor]:
         """The prior's draw and the state after every level, `[n, 2]` each; none where the sampler finds no way."""
         sigmas = self.schedule.sigmas.to(module.device)
+        what, total = f"sampling {self.num_samples} chains", len(self.sampler.reached(self.schedule.sigmas))
         try:
             with measured(module) as score:
                 walk = self.sampler.walk(score, self.distribution, sigmas, n=self.num_samples, seed=self.seed)
-                return [state.cpu() for state in walk]
+                states = tracked(walk, what, total=total, bar=shows_bar(trainer), later=later)
+                return [state.cpu() for state in states]
         except NotSolvedError as error:  # no reason to lose a run
             log.warning("no samples: %s", error)
             return []

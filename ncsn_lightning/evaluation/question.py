@@ -10,7 +10,7 @@ from typing import Any
 from ..building import Builder
 from ..configuration import config_hash, packages
 from ..objectives import Exact
-from ..runs import Run, load_run
+from ..runs import Run, load_run, take_threads
 from ..samplers import Sampler
 from ..schedules import Schedule
 from ..scores import ExactScore, Score
@@ -18,6 +18,9 @@ from .chains import Chains
 
 RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer", "data", "module", "trainer")
 """What of a configuration decides how well a network can learn its targets."""
+
+OPTIONAL = ("num_levels",)
+"""Counts of which the run has its own."""
 
 
 class Question:
@@ -34,8 +37,11 @@ class Question:
 
     def __init__(self, config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...]) -> None:
         self.builder = builder = Builder(config)
+        builder.attempt("", lambda: take_threads(config["threads"]))
         for name, least in (*((name, 1) for name in counts), ("seed", 0)):
             value = config[name]
+            if value is None and name in OPTIONAL:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 builder.refuse(f"{name}={value!r}: give a whole number of at least {least}", broken=name)
         self.n, self.seed = config["n"], config["seed"]
@@ -59,7 +65,7 @@ class Question:
         if not isinstance(path, str):
             return None
         try:
-            return load_run(path, trust=packages(config["trust"]))
+            return load_run(path, trust=packages(config["trust"]), threads=None)
         except (ValueError, FileNotFoundError) as error:
             for line in str(error).splitlines():
                 self.builder.refuse(line.replace("run=", f"{key}=", 1))
