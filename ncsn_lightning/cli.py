@@ -25,9 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal, config_folder, config_hash, packages, plain
 from .errors import FULL, log_error, log_files, one_line
+from .help import help_text
 from .overrides import check_launcher, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
-from .results import read_summary
+from .results import read_summary, said_version
 from .sweeps import job
 from .sweeps.lease import take
 
@@ -155,7 +156,14 @@ def _run(command: str, task: Task) -> None:
         check_launcher(sys.argv[1:])
         main()
 
-    _guarded(command, checked)
+    if "--version" in sys.argv[1:]:
+        print(said_version())
+    elif {"--help", "-h"} & set(sys.argv[1:]):
+        program = Path(sys.argv[0]).name
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        _guarded(command, lambda: print(help_text(command, program, overrides)))
+    else:
+        _guarded(command, checked)
 
 
 def _guarded(command: str, action: Callable[[], Any]) -> None:

@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
+def on_terminal() -> bool:
+    """Whether there is somebody to see a bar."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def tracked(items: Iterable[Item], what: str, *, total: int, bar: bool, later: str = "") -> Iterator[Item]:
     """Pass items on, under a bar that says what is done to them and how long it will still take.
 
@@ -42,7 +47,7 @@ class Stages:
 
     def __init__(self, parts: int) -> None:
         self.parts, self.done = parts, 0
-        self.bar = _bar(None, total=parts, disable=not sys.stderr.isatty())
+        self.bar = _bar(None, total=parts, disable=not on_terminal())
 
     def __enter__(self) -> Self:
         return self

@@ -258,6 +258,45 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     ]
 
 
+def test_evaluate_and_the_run_have_the_same_number_for_the_same_weights(run, command, tmp_path, capsys, caplog):
+    """With its standard error; where other levels are asked for, the reason why it is another is said."""
+    own = json.loads((run / "summary.json").read_text())["metrics"]
+    quick = [f"run={run}", "n=50", "num_seeds=1", "evaluation=quick", "out=numbers.json"]
+    assert command("evaluate", *quick, "evaluation.split.num_levels=3") == []
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["score_error"] == pytest.approx(own["score_error"], rel=1e-6)
+    assert numbers["score_error_per_level"] == pytest.approx(own["score_error_per_level"], rel=1e-6)
+    assert 0 < numbers["score_error_standard_error"] < numbers["score_error"]
+    said = capsys.readouterr().out
+    assert "its summary has the same number" in said
+    assert "its parts" in said  # on levels of their own, in a table of their own
+    rows = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
+    assert len(rows) > 10
+    assert all(cell.strip() for row in rows for cell in row)
+    assert command("evaluate", *quick, "num_levels=3", "sigma_max=2.0", "evaluation.split.num_levels=3") == []
+    said = capsys.readouterr().out
+    assert "other levels than the run's own (sigma_max=2.0 num_levels=3): its summary has another number" in said
+    assert "its parts" not in said  # but beside the others
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate"])
+def test_threads_are_one_unless_asked_for(name, run, command, capsys):
+    before = torch.get_num_threads()
+    small = ["n=50", "out=x.npz"] if name == "sample" else ["n=50", "num_seeds=1", "evaluation=quick"]
+    try:
+        assert command(name, f"run={run}", *small, "threads=2") == []
+        assert torch.get_num_threads() == 2
+        assert command(name, f"run={run}", *small) == []
+        assert torch.get_num_threads() == 1
+        assert command(name, f"run={run}", *small, "threads=0") == ["threads=0: give a whole number of at least 1"]
+        load_run(run, threads=2)
+        assert torch.get_num_threads() == 2
+        load_run(run)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_too_few_points_are_refused_before_any_work(run, command, tmp_path, capsys):
     (line,) = command("evaluate", f"run={run}", "n=3")
     assert line == "n=3: too few finite samples for coverage_gap; draw at least 6"

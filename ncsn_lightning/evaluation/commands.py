@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..metrics import SampleTest, ScoreShares, ScoreTest, by_level, curl
 from ..module import HasScore
 from ..runs import Run
 from ..scores import Score
-from ..stages import Stages, tracked
+from ..stages import Stages, on_terminal, tracked
 from .chains import Chains, Share, shares
 from .question import Question
 from .tables import show
@@ -43,7 +42,7 @@ def sample(config: dict[str, Any]) -> Path:
     chains, out = question.chains, Path(config["out"])
     what, total = f"sampling {chains.n} chains", len(chains.sampler.reached(chains.schedule.sigmas))
     walk = chains.walk(question.score, question.seed)
-    *_, x = tracked(walk, what, total=total, bar=sys.stderr.isatty(), later="a picture is")
+    *_, x = tracked(walk, what, total=total, bar=on_terminal(), later="a picture is")
     with replacing(out) as path:
         if out.suffix == ".npz":
             np.savez(path, x=x.numpy())

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..results import said_version
 from ..sweeps.folder import NoSweepError, find_sweep, read_sweep
 from .comparison import answer
 from .metrics import METRIC, names
@@ -21,6 +22,7 @@ def report() -> None:
     parser = argparse.ArgumentParser(prog="ncsn-report", description=report.__doc__)
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder, or its name in outputs/sweeps")
     parser.add_argument("--metric", default=METRIC, help=f"what judges, less being better (default: {METRIC})")
+    parser.add_argument("--version", action="version", version=said_version())
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
