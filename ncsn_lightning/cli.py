@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal, config_folder, config_hash, packages, plain
 from .errors import FULL, log_error, log_files, one_line
+from .evaluation import request
 from .help import help_text
 from .overrides import check_launcher, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
@@ -73,6 +74,10 @@ def _train(cfg: DictConfig) -> float | str:
             _check_same(folder, config)
             if (error := _finished_before(folder)) is not None:
                 return error
+        from . import precheck
+
+        if lines := precheck.refused(config, overrides=overrides):
+            raise Refusal("\n".join(lines))
         from . import jobs
 
         return jobs.go_on(config, overrides=overrides)
@@ -94,15 +99,19 @@ def _check_same(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _evaluate(cfg: DictConfig) -> None:
-    from . import evaluation
+    config = plain(cfg)
+    request.check(config, **request.EVALUATE)
+    from .evaluation import commands
 
-    evaluation.evaluate(plain(cfg))
+    commands.evaluate(config)
 
 
 def _sample(cfg: DictConfig) -> None:
-    from . import evaluation
+    config = plain(cfg)
+    request.check(config, **request.SAMPLE)
+    from .evaluation import commands
 
-    evaluation.sample(plain(cfg))
+    commands.sample(config)
 
 
 def _resume(arguments: list[str]) -> None:

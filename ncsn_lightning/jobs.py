@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import wandb
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -31,11 +30,11 @@ from .callbacks.spawned import original
 from .checkpoints import Checkpoint, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash
-from .distributions import Distribution
 from .files import remove_parts, replacing, shown
 from .loggers import MetricsCSV
 from .loops import FastLoop
 from .module import HasScore
+from .precheck import check_parts
 from .preemption import is_first_rank, listening
 from .runs import take_threads
 from .samplers import Sampler
@@ -160,13 +159,9 @@ def _take_threads(builder: Builder) -> None:
 
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
     """Refuse what is right by itself and wrong beside something else."""
-    sampler, schedule, module, data = (parts[name] for name in ("sampler", "schedule", "module", "data"))
-    target = builder.build("distribution")
+    sampler, module, data = (parts[name] for name in ("sampler", "module", "data"))
     optimizer = builder.build("optimizer", functools.partial)
-    if isinstance(sampler, Sampler) and isinstance(schedule, Schedule):
-        builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
-        if isinstance(target, Distribution):
-            builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
+    check_parts(builder)
     if isinstance(module, L.LightningModule):
         name = builder.config.module._target_
         if not isinstance(module, HasScore):
@@ -181,11 +176,9 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
                 f"module._target_={name}: its own train_dataloader would give way to {type(data).__name__}; take it "
                 "out, or put it into a data module of your own, data._target_=…"
             )
-    if isinstance(optimizer, functools.partial):
-        settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
-        builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
-        if builder.config.get("compile") is True and "optimizer" in builder.config.module:
-            builder.attempt("", lambda: check_compilable(optimizer.func))
+    compiled = builder.config.get("compile") is True and "optimizer" in builder.config.module
+    if compiled and isinstance(optimizer, functools.partial):
+        builder.attempt("", lambda: check_compilable(optimizer.func))
 
 
 def train(config: dict[str, Any], *, overrides: list[str]) -> float:

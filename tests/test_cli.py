@@ -75,6 +75,19 @@ WITHOUT_TORCH = {
     "train resume=. seed=1 -m": "seed=1 -m: a resumed run has its own configuration; leave this out",
     "sample sampler=langevn": "sampler=langevn: no such option; did you mean langevin?",
     "evaluate runn=x": "runn=x: no such key; did you mean run?",
+    "sample run=nofolder out=x.xlsx": (
+        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
+        "out=x.xlsx: give a name that ends in .npz or .csv"
+    ),
+    "evaluate run=nofolder ceiling=none out=x.xlsx n=0 threads=0": (
+        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
+        "ceiling=none: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
+        "n=0: give a whole number of at least 1\n"
+        "threads=0: give a whole number of at least 1\n"
+        "out=x.xlsx: give a name that ends in .json"
+    ),
+    "train --version": "",
+    "sample --help": "",
 }
 ASK = """
 import json, sys, time
@@ -92,13 +105,13 @@ print("\\n" + json.dumps([answers, "torch" in sys.modules]))
 """
 
 
-def ask(lines, **options):
+def ask(lines, *, script=ASK, **options):
     """What a process that runs these commands says to each, and in how many seconds."""
-    ask = [sys.executable, "-c", ASK]
+    ask = [sys.executable, "-c", script]
     process = subprocess.run(ask, input=json.dumps(lines), capture_output=True, text=True, check=False, **options)
     assert process.returncode == 0, process.stderr
-    answers, torch_was_imported = json.loads(process.stdout.splitlines()[-1])
-    assert not torch_was_imported
+    answers, too_much_was_imported = json.loads(process.stdout.splitlines()[-1])
+    assert not too_much_was_imported
     return answers
 
 
@@ -114,6 +127,28 @@ def test_help_and_unknown_names_are_answered_before_torch_is_imported(tmp_path):
 def test_help_and_unknown_names_are_answered_at_once(tmp_path):
     answers = ask(list(WITHOUT_TORCH)[:6], cwd=tmp_path)
     assert max(seconds for _, seconds in answers.values()) < 2
+
+
+WITHOUT_LIGHTNING = {
+    "train optimizer.lr=-1": "optimizer, of lr=-1, betas=[0.9, 0.999], weight_decay=0.0, fused=True: Invalid learning rate",
+    "train schedule.sigma_min=3 schedule.sigma_max=1 seed=2 logger=csv": "schedule.sigma_min=3: must be smaller than",
+    "train network.hidden_dims=[0] weighting=sigma_power weighting.power=x": (
+        "weighting.power='x': should be a valid number\nnetwork.hidden_dims[0]=0: should be greater than or equal to 1"
+    ),
+    "train sampler.step_ratio=-1 trainer.max_steps=10": "sampler.step_ratio=-1: should be greater than 0",
+    "train distribution=moons distribution.noise=-1": "distribution.noise=-1: ",
+    "train -m optimizer.lr=-1,0.1 seed=0,1": "optimizer, of lr=-1",
+    "train -m schedule.num_levels=0,1,9": "schedule.num_levels=0: should be greater than or equal to 2\nschedule.num_lev",
+}
+
+
+def test_wrong_values_are_refused_before_lightning_and_wandb_are_imported(tmp_path):
+    script = ASK.replace('"torch" in sys.modules', '"lightning" in sys.modules or "wandb" in sys.modules')
+    answers = ask(list(WITHOUT_LIGHTNING), script=script, cwd=tmp_path)
+    assert {
+        line: (end or "")[: len(WITHOUT_LIGHTNING[line])] for line, (end, _) in answers.items()
+    } == WITHOUT_LIGHTNING
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refusal_is_one_line_on_stderr_and_a_failed_process(tmp_path):

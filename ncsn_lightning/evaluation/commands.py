@@ -38,7 +38,7 @@ def sample(config: dict[str, Any]) -> Path:
 
     With `score=exact` the exact score of the run's target takes the network's place.
     """
-    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"))
+    question = Question(config)
     chains, out = question.chains, Path(config["out"])
     what, total = f"sampling {chains.n} chains", len(chains.sampler.reached(chains.schedule.sigmas))
     walk = chains.walk(question.score, question.seed)
@@ -62,7 +62,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     what the network gets wrong; a `ceiling`, the same recipe trained on exact targets, tells what of that is the
     network's capacity. With `score=exact` the truth takes the network's place. Figures go beside the file of numbers.
     """
-    question = Question(config, counts=("n", "num_seeds", "num_levels"), suffixes=(".json",))
+    question = Question(config)
     out = question.out
     parts = _parts(question.run, config)
     with Stages(_count(question, parts, config)) as stages:

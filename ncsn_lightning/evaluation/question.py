@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,33 +18,22 @@ from .chains import Chains
 RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer", "data", "module", "trainer")
 """What of a configuration decides how well a network can learn its targets."""
 
-OPTIONAL = ("num_levels",)
-"""Counts of which the run has its own."""
-
 
 class Question:
     """A run and how it is to be sampled, as the command line has it; every wrong value is said at once.
 
     Args:
-        config: the plain configuration of the command.
-        counts: its keys that are whole numbers of at least 1.
-        suffixes: of the file that the answer may go to.
+        config: the plain configuration of the command, checked by `request.check`.
 
     Raises:
         Refusal: naming every wrong value, a line each.
     """
 
-    def __init__(self, config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...]) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         self.builder = builder = Builder(config)
-        builder.attempt("", lambda: take_threads(config["threads"]))
-        for name, least in (*((name, 1) for name in counts), ("seed", 0)):
-            value = config[name]
-            if value is None and name in OPTIONAL:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                builder.refuse(f"{name}={value!r}: give a whole number of at least {least}", broken=name)
+        take_threads(config["threads"])
         self.n, self.seed = config["n"], config["seed"]
-        self.out = _writable(builder, suffixes) if config["out"] is not None else None
+        self.out = Path(config["out"]) if config["out"] is not None else None
         run = self._run("run", config)
         if run is not None:
             self.schedule: Schedule = self._schedule(run)
@@ -118,13 +106,3 @@ class Question:
     def chains(self) -> Chains:
         """Those of the question's sampler on its ladder."""
         return Chains(self.sampler, self.run.distribution, self.schedule, n=self.n)
-
-
-def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:
-    out = Path(builder.config["out"])
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.suffix not in suffixes:
-        builder.refuse(f"out={out}: give a name that ends in {' or '.join(suffixes)}")
-    elif not folder.is_dir() or not os.access(folder, os.W_OK) or out.is_dir():
-        builder.refuse(f"out={out}: cannot be written; choose another place")
-    return out

@@ -190,6 +190,12 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
     """
     lines: dict[str, None] = {}
     if jobs:
+        from .. import precheck
+
+        for job in {_kind(job): job for job in jobs}.values():
+            lines |= dict.fromkeys(precheck.refused(job.config, overrides=job.line))
+        if lines:
+            raise Refusal("\n".join(lines))
         from ..jobs import check
     prints: dict[str, str | None] = {}
     seeds: set[object] = set()
