@@ -47,6 +47,16 @@ class Run:
     score: Score
     steps: int
 
+    def __repr__(self) -> str:
+        """What was trained for how long, and what walks down which ladder."""
+        network = getattr(self.score, "network", None)
+        names = [type(part).__name__ for part in (self.distribution, self.score, network) if part is not None]
+        weights = sum(parameter.numel() for parameter in getattr(self.score, "parameters", tuple)())
+        return (
+            f"Run({' '.join(names)}, {weights} weights, {self.steps} steps, seed {self.config.get('seed')}; "
+            f"{type(self.sampler).__name__} on {self.schedule})"
+        )
+
 
 def take_threads(threads: object) -> None:
     """Let torch take so many threads of the processor, for everything that this process does from here on.

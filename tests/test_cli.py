@@ -130,15 +130,15 @@ def test_help_and_unknown_names_are_answered_at_once(tmp_path):
 
 
 WITHOUT_LIGHTNING = {
-    "train optimizer.lr=-1": "optimizer, of lr=-1, betas=[0.9, 0.999], weight_decay=0.0, fused=True: Invalid learning rate",
-    "train schedule.sigma_min=3 schedule.sigma_max=1 seed=2 logger=csv": "schedule.sigma_min=3: must be smaller than",
+    "train optimizer.lr=-1": "optimizer, of lr=-1, betas=[0.9, 0.999], weight_decay=0.0, fused=True: Invalid",
+    "train schedule.sigma_min=3 schedule.sigma_max=1 seed=2 logger=csv": "schedule.sigma_min=3 must be smaller than",
     "train network.hidden_dims=[0] weighting=sigma_power weighting.power=x": (
         "weighting.power='x': should be a valid number\nnetwork.hidden_dims[0]=0: should be greater than or equal to 1"
     ),
     "train sampler.step_ratio=-1 trainer.max_steps=10": "sampler.step_ratio=-1: should be greater than 0",
     "train distribution=moons distribution.noise=-1": "distribution.noise=-1: ",
     "train -m optimizer.lr=-1,0.1 seed=0,1": "optimizer, of lr=-1",
-    "train -m schedule.num_levels=0,1,9": "schedule.num_levels=0: should be greater than or equal to 2\nschedule.num_lev",
+    "train -m schedule.num_levels=0,1,9": "schedule.num_levels=0: should be greater than or equal to 2\nschedule.",
 }
 
 

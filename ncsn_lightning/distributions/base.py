@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from ..arguments import described
 from ..randomness import keyed_generator
 
 
@@ -49,6 +50,8 @@ class Distribution(nn.Module, ABC):
         self.scale, self.blur = scale, blur
         self._constant("mean", mean)
         self._constant("covariance", covariance)
+
+    __repr__ = described
 
     @property
     def files(self) -> dict[str, Float[Tensor, "..."]]:
