@@ -76,15 +76,15 @@ WITHOUT_TORCH = {
     "sample sampler=langevn": "sampler=langevn: no such option; did you mean langevin?",
     "evaluate runn=x": "runn=x: no such key; did you mean run?",
     "sample run=nofolder out=x.xlsx": (
-        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
-        "out=x.xlsx: give a name that ends in .npz or .csv"
+        "out=x.xlsx: give a name that ends in .npz or .csv\n"
+        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt"
     ),
     "evaluate run=nofolder ceiling=none out=x.xlsx n=0 threads=0": (
-        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
-        "ceiling=none: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
         "n=0: give a whole number of at least 1\n"
         "threads=0: give a whole number of at least 1\n"
-        "out=x.xlsx: give a name that ends in .json"
+        "out=x.xlsx: give a name that ends in .json\n"
+        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
+        "ceiling=none: no such file; give a run's folder or one of its checkpoints/*.ckpt"
     ),
     "train --version": "",
     "sample --help": "",
@@ -308,9 +308,9 @@ def test_evaluate_and_the_run_have_the_same_number_for_the_same_weights(run, com
     rows = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
     assert len(rows) > 10
     assert all(cell.strip() for row in rows for cell in row)
-    assert command("evaluate", *quick, "num_levels=3", "sigma_max=2.0", "evaluation.split.num_levels=3") == []
+    assert command("evaluate", *quick, "num_levels=3", "sigma_min=0.5", "evaluation.split.num_levels=3") == []
     said = capsys.readouterr().out
-    assert "other levels than the run's own (sigma_max=2.0 num_levels=3): its summary has another number" in said
+    assert "other levels than the run's own (sigma_min=0.5 num_levels=3): its summary has another number" in said
     assert "its parts" not in said  # but beside the others
 
 

@@ -23,7 +23,7 @@ def check(config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[st
         config: the plain configuration of the command.
         counts, suffixes: see above.
     """
-    lines = [line for key in ("run", "ceiling") if (line := _missing_run(key, config.get(key)))]
+    lines = []
     for name, least in (*((name, 1) for name in (*counts, "threads")), ("seed", 0)):
         value = config[name]
         if value is None and name in OPTIONAL:
@@ -32,12 +32,15 @@ def check(config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[st
             lines.append(f"{name}={value!r}: give a whole number of at least {least}")
     if config["out"] is not None and (line := _not_writable(Path(str(config["out"])), suffixes)):
         lines.append(line)
+    lines += [line for key in ("run", "ceiling") if (line := _missing_run(key, config.get(key)))]
     if lines:
         raise Refusal("\n".join(lines))
 
 
 def _missing_run(key: str, path: Any) -> str:
-    if not isinstance(path, str) or path == "???":  # about which the builder has more to say
+    if path == "???":
+        return f"{key}: missing; give {key}=…"
+    if not isinstance(path, str):  # None, or what the builder has more to say about
         return ""
     place = Path(path)
     if not place.exists():

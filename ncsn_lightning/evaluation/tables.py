@@ -19,7 +19,7 @@ LIKELIHOOD = {
 
 CURL = "curl: the share of the derivatives' square that no gradient has"
 
-PARTS = "the error's parts are measured on a grid, so that their sum is the error within its noise"
+PARTS = "the error's parts are measured on a grid, where that is fine enough for the level; their sum is the error's"
 
 WIDTH = 120
 """Characters in a line of a file, which has no width of its own."""
@@ -108,7 +108,8 @@ def _plus_minus(value: float, error: float) -> str:
 def _sample_table(samples: dict[str, dict[str, Share]]) -> Table:
     """A row a metric: its value for each pair of a score and a sampler, and the floor."""
     title = "samples: mean ± standard error over the sampler's seeds"
-    table = Table(Column("metric", no_wrap=True), "points", *samples, "floor", title=title)
+    caption = "floor: as many draws of the target in the samples' place, ± the standard deviation of a draw"
+    table = Table(Column("metric", no_wrap=True), "points", *samples, "floor", title=title, caption=caption)
     for name, share in next(iter(samples.values())).items():
         floor = f"{share.floor:.2g} ± {share.deviation:.1g}"
         table.add_row(name, str(share.num_points), *(str(column[name]) for column in samples.values()), floor)
