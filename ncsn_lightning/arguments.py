@@ -6,14 +6,16 @@ turns the annotations into checks and reports every wrong argument of a call at 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from pydantic import ConfigDict, Field, validate_call
 from torch import Tensor
-
-Function = TypeVar("Function")
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -23,8 +25,51 @@ StableRatio = Annotated[float, Field(gt=0, lt=2)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 
-strict = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-"""Decorator: check the arguments of a constructor against its annotations, without coercion."""
+Initialiser = TypeVar("Initialiser", bound=Callable[..., None])
+
+
+def strict(constructor: Initialiser) -> Initialiser:
+    """Decorator: check the arguments of a constructor against its annotations, without coercion, and note its words.
+
+    The words are what `described` prints; values that are objects of the package have none, for they have their own.
+    """
+    checked: Any = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(constructor)
+
+    @functools.wraps(constructor)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        words = {name: word for name, value in kwargs.items() if (word := _word(value))}
+        self.__dict__.setdefault("_words", words)  # the outermost constructor is called first
+        checked(self, *args, **kwargs)
+
+    return cast("Initialiser", noting)
+
+
+def described(value: object) -> str:
+    """One line on an object: its class, and what it was made with, defaults included."""
+    parameters = inspect.signature(type(value).__init__).parameters.values()
+    words: dict[str, str] = {}
+    for parameter in parameters:
+        name = parameter.name
+        noted = value.__dict__.get("_words", {}).get(name)
+        default = parameter.default if parameter.default is not parameter.empty else getattr(value, name, _NOTHING)
+        if word := noted or _word(default):
+            words[name] = word
+    return f"{type(value).__name__}({', '.join(f'{name}={word}' for name, word in words.items())})"
+
+
+_NOTHING = object()
+
+
+def _word(value: object) -> str:
+    """A simple value as a constructor takes it, a tensor by its shape; empty for an object."""
+    if isinstance(value, Tensor):
+        return f"tensor of {[*value.shape]}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    simple = value is None or isinstance(value, str | int | Path)
+    if simple or (isinstance(value, list | tuple) and len(value) < 9 and all(map(_word, value))):
+        return repr(value) if not isinstance(value, Path) else repr(str(value))
+    return repr(value) if type(value).__repr__ is described else ""
 
 
 def column(

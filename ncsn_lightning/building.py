@@ -12,14 +12,12 @@ import inspect
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import lightning as L
 import torch
 from hydra.utils import get_object
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
@@ -36,11 +34,23 @@ MODEL_KINDS = (nn.Module, Sampler, torch.optim.Optimizer)
 MODEL_TRUSTED = ("ncsn_lightning", "torch.optim")
 """Packages whose classes a trained network may name."""
 
-KINDS = (*MODEL_KINDS, Objective, L.Callback, L.LightningDataModule, Logger)
-"""Kinds of class that a training is rebuilt from."""
-
-REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError, MisconfigurationException)
+REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError)
 """How constructors say that their arguments are wrong."""
+
+
+def training_kinds() -> tuple[type, ...]:
+    """Kinds of class that a training is rebuilt from; of Lightning, which is imported only for them."""
+    import lightning as L
+    from lightning.pytorch.loggers import Logger
+
+    return (*MODEL_KINDS, Objective, L.Callback, L.LightningDataModule, Logger)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """`REFUSALS`, and Lightning's own where it has been imported."""
+    theirs = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return (*REFUSALS, theirs.MisconfigurationException) if theirs else REFUSALS
+
 
 AUTOMATIC: dict[str, Callable[[Distribution], float]] = {
     "sigma_max": lambda target: target.extent,
@@ -69,7 +79,7 @@ class Builder:
     Args:
         config: a plain configuration.
         trust: packages whose classes may be named, or None for anything at all (one's own command line).
-        kinds: of these, where only some packages are trusted.
+        kinds: of these, where only some packages are trusted; those of a training where none are given.
         given: values by their path, in place of the configuration's.
     """
 
@@ -78,7 +88,7 @@ class Builder:
         config: dict[str, Any],
         *,
         trust: tuple[str, ...] | None = None,
-        kinds: tuple[type, ...] = KINDS,
+        kinds: tuple[type, ...] | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = OmegaConf.create(config)
@@ -146,7 +156,7 @@ class Builder:
         """What `action` returns; None where it raises, which is noted as `label` and the message."""
         try:
             return action()
-        except REFUSALS as error:
+        except _refusals() as error:
             self.refuse(f"{label}{_first_line(error)}")
             return None
 
@@ -211,7 +221,7 @@ class Builder:
             for argument, items in _by_argument(error).items():
                 if argument.partition("[")[0] not in broken:
                     self.refuse(_explain(self._origin(f"{path}.{argument}"), items))
-        except REFUSALS as error:
+        except _refusals() as error:
             if not broken:
                 self.refuse(self._relabel(_first_line(error), arguments, path))
         return _BROKEN
@@ -256,7 +266,9 @@ class Builder:
             self.refuse(f"{label}: {_first_line(error)}")
             return _BROKEN
         if self.trust is not None and not (
-            isinstance(target, type) and issubclass(target, self.kinds) and _lies_in(target.__module__, self.trust)
+            isinstance(target, type)
+            and issubclass(target, self.kinds or training_kinds())
+            and _lies_in(target.__module__, self.trust)
         ):
             self.refuse(f"{label}: no class that may be named here, and not called; use a run of your own")
             return _BROKEN

@@ -25,9 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .configuration import Refusal, config_folder, config_hash, packages, plain, read_config
 from .errors import FULL, log_error, log_files, one_line
+from .evaluation import request
+from .help import help_text
 from .overrides import as_text, at_home, check_launcher, check_single, refused_overrides
 from .preemption import Preempted, is_first_rank, listening
-from .results import read_summary
+from .results import read_summary, said_version
 from .sweeps import job
 from .sweeps.lease import take
 
@@ -72,6 +74,10 @@ def _train(cfg: DictConfig) -> float | str:
             _check_same(folder, config)
             if (error := _finished_before(folder)) is not None:
                 return error
+        from . import precheck
+
+        if lines := precheck.refused(config, overrides=overrides):
+            raise Refusal("\n".join(lines))
         from . import jobs
 
         return jobs.go_on(config, overrides=overrides)
@@ -94,15 +100,19 @@ def _check_same(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _evaluate(cfg: DictConfig) -> None:
-    from . import evaluation
+    config = plain(cfg)
+    request.check(config, **request.EVALUATE)
+    from .evaluation import commands
 
-    evaluation.evaluate(plain(cfg))
+    commands.evaluate(config)
 
 
 def _sample(cfg: DictConfig) -> None:
-    from . import evaluation
+    config = plain(cfg)
+    request.check(config, **request.SAMPLE)
+    from .evaluation import commands
 
-    evaluation.sample(plain(cfg))
+    commands.sample(config)
 
 
 def _resume(arguments: list[str]) -> None:
@@ -160,7 +170,14 @@ def _run(command: str, task: Task) -> None:
         check_single(command, sys.argv[1:])
         main()
 
-    _guarded(command, checked)
+    if "--version" in sys.argv[1:]:
+        print(said_version())
+    elif {"--help", "-h"} & set(sys.argv[1:]):
+        program = Path(sys.argv[0]).name
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        _guarded(command, lambda: print(help_text(command, program, overrides)))
+    else:
+        _guarded(command, checked)
 
 
 def _guarded(command: str, action: Callable[[], Any]) -> None:

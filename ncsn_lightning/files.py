@@ -30,3 +30,9 @@ def remove_parts(folder: Path) -> None:
     """Remove what a killed process had half written below a run's folder."""
     for path in folder.rglob(".*.part.*"):
         path.unlink()
+
+
+def shown(path: Path | str) -> str:
+    """A path as it is said to the user: from the working folder on where it lies in it, whole where it does not."""
+    whole, here = Path(path).absolute(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import wandb
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -32,12 +31,14 @@ from .callbacks.spawned import original
 from .checkpoints import Checkpoint, check_frame, latest_checkpoint
 from .compiled import check_compilable
 from .configuration import config_hash, read_config
-from .distributions import Distribution, Points
-from .files import remove_parts, replacing
+from .distributions import Points
+from .files import remove_parts, replacing, shown
 from .loggers import MetricsCSV
 from .loops import FastLoop
 from .module import NCSN, HasScore
+from .precheck import check_parts
 from .preemption import is_first_rank, listening
+from .runs import take_threads
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
 from .trainer_options import make_trainer
@@ -130,8 +131,8 @@ def _without_unmonitored(callbacks: Sequence[L.Callback]) -> list[L.Callback]:
     return [callback for callback in callbacks if callback not in waiting]
 
 
-def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> None:
-    """Build a job of a sweep, and forget it.
+def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> Job:
+    """Build a job of a sweep that is not trained here and now.
 
     Args:
         config, overrides: of `build`.
@@ -142,7 +143,7 @@ def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> None:
     """
     if not here:
         config = {**config, "trainer": {**config["trainer"], **ANYWHERE}}
-    build(config, overrides=overrides, in_sweep=True)
+    return build(config, overrides=overrides, in_sweep=True)
 
 
 def _seed(builder: Builder) -> None:
@@ -154,22 +155,17 @@ def _seed(builder: Builder) -> None:
 
 
 def _take_threads(builder: Builder) -> None:
-    threads = builder.config.get("threads")
-    if isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1:
-        torch.set_num_threads(threads)
-    else:
-        builder.refuse(f"threads={threads!r}: give a whole number of at least 1", broken="threads")
+    try:
+        take_threads(builder.config.get("threads"))
+    except ValueError as error:
+        builder.refuse(str(error), broken="threads")
 
 
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
     """Refuse what is right by itself and wrong beside something else."""
-    sampler, schedule, module, data = (parts[name] for name in ("sampler", "schedule", "module", "data"))
-    target = builder.build("distribution")
+    sampler, module, data = (parts[name] for name in ("sampler", "module", "data"))
     optimizer = builder.build("optimizer", functools.partial)
-    if isinstance(sampler, Sampler) and isinstance(schedule, Schedule):
-        builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
-        if isinstance(target, Distribution):
-            builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
+    check_parts(builder)
     if isinstance(module, L.LightningModule):
         name = builder.config.module._target_
         if not isinstance(module, HasScore):
@@ -191,11 +187,9 @@ def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
                 f"module._target_={name}: its own train_dataloader would give way to {type(data).__name__}; take it "
                 "out, or put it into a data module of your own, data._target_=…"
             )
-    if isinstance(optimizer, functools.partial):
-        settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
-        builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
-        if builder.config.get("compile") is True and "optimizer" in builder.config.module:
-            builder.attempt("", lambda: check_compilable(optimizer.func))
+    compiled = builder.config.get("compile") is True and "optimizer" in builder.config.module
+    if compiled and isinstance(optimizer, functools.partial):
+        builder.attempt("", lambda: check_compilable(optimizer.func))
 
 
 def train(config: dict[str, Any], *, overrides: list[str]) -> float:
@@ -251,7 +245,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     folder = Path(config["paths"]["folder"])
     if trainer.is_global_zero:
         if broken := broken_guidelines(job.builder.build("schedule"), job.builder.target):
-            log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
+            log.warning("the primer's guidelines are broken:\n  %s", "\n  ".join(broken))
         distribution = job.builder.build("distribution")
         for note in distribution.notes:
             log.info("%s", note)
@@ -269,7 +263,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     error = float(measured.get("score_error", float("nan")))
     if trainer.is_global_zero:
         said = "score error not measured" if math.isnan(error) else f"score error {error:.4g}"
-        log.info("%s; pictures and numbers in %s", said, folder)
+        log.info("%s; pictures and numbers in %s", said, shown(folder))
     return error
 
 

@@ -8,6 +8,7 @@ import netrc
 import os
 import re
 import secrets
+import shlex
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from matplotlib.image import imread
 from wandb.errors import Error as WandbError
 
-from .files import replacing
+from .files import replacing, shown
 from .internals import KeepingWriter, forget_wandb_service
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ class WandbRun(WandbLogger):
             return
         experiment = start_wandb(folder, run_id, project=project, **run)
         if experiment.offline:
-            log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)
+            place = shlex.quote(shown(experiment.settings.sync_dir))
+            log.info("W&B is offline; upload this run later with:\n  wandb sync %s", place)
         for metric in ("loss/train", "loss/validation", "score_error"):
             experiment.define_metric(metric, step_metric="trainer/global_step", summary="min,last")
         super().__init__(experiment=experiment)

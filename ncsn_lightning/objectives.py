@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .arguments import Count, column, strict
+from .arguments import Count, column, described, strict
 from .cells import CellList
 from .distributions import Distribution
 
@@ -38,6 +38,8 @@ class Objective(ABC):
     """
 
     of_rows_alone: bool = False
+
+    __repr__ = described
 
     @abstractmethod
     def target(

@@ -45,6 +45,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def said_version() -> str:
+    """This program's version, as `--version` prints it."""
+    return f"ncsn-lightning {version('ncsn-lightning')}"
+
+
 def revision() -> str | None:
     """Git revision of a checkout, with `-dirty` where more than its pages was changed; None for an installed copy."""
     root = Path(__file__).parents[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from .building import MODEL_KINDS, MODEL_TRUSTED, Builder
 from .checkpoints import check_frame, latest_checkpoint, read_checkpoint
@@ -46,8 +47,29 @@ class Run:
     score: Score
     steps: int
 
+    def __repr__(self) -> str:
+        """What was trained for how long, and what walks down which ladder."""
+        network = getattr(self.score, "network", None)
+        names = [type(part).__name__ for part in (self.distribution, self.score, network) if part is not None]
+        weights = sum(parameter.numel() for parameter in getattr(self.score, "parameters", tuple)())
+        return (
+            f"Run({' '.join(names)}, {weights} weights, {self.steps} steps, seed {self.config.get('seed')}; "
+            f"{type(self.sampler).__name__} on {self.schedule})"
+        )
 
-def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
+
+def take_threads(threads: object) -> None:
+    """Let torch take so many threads of the processor, for everything that this process does from here on.
+
+    Raises:
+        ValueError: that is no whole number of at least 1.
+    """
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ValueError(f"threads={threads!r}: give a whole number of at least 1")
+    torch.set_num_threads(threads)
+
+
+def load_run(path: Path | str, *, trust: tuple[str, ...] = (), threads: int | None = 1) -> Run:
     """Rebuild a run from its folder or from one of its checkpoints.
 
     A checkpoint is data: it may name classes of this package alone, and of packages that you trust.
@@ -55,11 +77,14 @@ def load_run(path: Path | str, *, trust: tuple[str, ...] = ()) -> Run:
     Args:
         path: a run's folder (its furthest whole checkpoint is taken) or a checkpoint.
         trust: further packages whose targets, networks, modules, … the checkpoint may name.
+        threads: that torch takes from here on: networks this small gain nothing by more; None leaves it as it is.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
         ValueError: it is torn, of another program, or names what it may not.
     """
+    if threads is not None:
+        take_threads(threads)
     checkpoint = _read(Path(path).expanduser())
     builder = Builder(
         checkpoint["config"], trust=(*MODEL_TRUSTED, *trust), kinds=MODEL_KINDS, given=checkpoint.get("files")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from .arguments import Count, Finite, Positive, strict
+from .arguments import Count, Finite, Positive, described, strict
 from .distributions import Distribution
 
 Rungs = Annotated[int, Field(ge=2)]
@@ -41,6 +41,9 @@ class Schedule(nn.Module, ABC):
         if not (sigmas.isfinite() & (sigmas > 0)).all() or (sigmas.diff() > 0).any():
             raise ValueError("sigmas: give positive, finite levels that decrease")
         self.register_buffer("sigmas", sigmas.to(torch.float32))
+
+    def __repr__(self) -> str:
+        return f"{described(self)}: σ from {float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}"
 
     @property
     def ends(self) -> dict[str, float]:
@@ -163,6 +166,8 @@ class Levels(nn.Module, ABC):
         super().__init__()
         self.groups = groups
         self.stratified = stratified
+
+    __repr__ = described
 
     @abstractmethod
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .arguments import Count, Finite, Positive, strict
+from .arguments import Count, Finite, Positive, described, strict
 from .networks import FourierEmbedding
 
 
 class Weighting(nn.Module, ABC):
     """How much a level counts: λ(σ), and a penalty where λ is learned. Both keep the shape of σ."""
+
+    __repr__ = described
 
     @abstractmethod
     def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma"]: ...

@@ -111,6 +111,19 @@ WITHOUT_TORCH = {
     ),
     "sample sampler=langevn": "sampler=langevn: no such option; did you mean langevin?",
     "evaluate runn=x": "runn=x: no such key; did you mean run?",
+    "sample run=nofolder out=x.xlsx": (
+        "out=x.xlsx: give a name that ends in .npz or .csv\n"
+        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt"
+    ),
+    "evaluate run=nofolder ceiling=none out=x.xlsx n=0 threads=0": (
+        "n=0: give a whole number of at least 1\n"
+        "threads=0: give a whole number of at least 1\n"
+        "out=x.xlsx: give a name that ends in .json\n"
+        "run=nofolder: no such file; give a run's folder or one of its checkpoints/*.ckpt\n"
+        "ceiling=none: no such file; give a run's folder or one of its checkpoints/*.ckpt"
+    ),
+    "train --version": "",
+    "sample --help": "",
 }
 ASK = """
 import json, sys, time
@@ -128,13 +141,13 @@ print("\\n" + json.dumps([answers, "torch" in sys.modules]))
 """
 
 
-def ask(lines, **options):
+def ask(lines, *, script=ASK, **options):
     """What a process that runs these commands says to each, and in how many seconds."""
-    ask = [sys.executable, "-c", ASK]
+    ask = [sys.executable, "-c", script]
     process = subprocess.run(ask, input=json.dumps(lines), capture_output=True, text=True, check=False, **options)
     assert process.returncode == 0, process.stderr
-    answers, torch_was_imported = json.loads(process.stdout.splitlines()[-1])
-    assert not torch_was_imported
+    answers, too_much_was_imported = json.loads(process.stdout.splitlines()[-1])
+    assert not too_much_was_imported
     return answers
 
 
@@ -150,6 +163,28 @@ def test_help_and_unknown_names_are_answered_before_torch_is_imported(tmp_path):
 def test_help_and_unknown_names_are_answered_at_once(tmp_path):
     answers = ask(list(WITHOUT_TORCH)[:6], cwd=tmp_path)
     assert max(seconds for _, seconds in answers.values()) < 2
+
+
+WITHOUT_LIGHTNING = {
+    "train optimizer.lr=-1": "optimizer, of lr=-1, betas=[0.9, 0.999], weight_decay=0.0, fused=True: Invalid",
+    "train schedule.sigma_min=3 schedule.sigma_max=1 seed=2 logger=csv": "schedule.sigma_min=3 must be smaller than",
+    "train network.hidden_dims=[0] weighting=sigma_power weighting.power=x": (
+        "weighting.power='x': should be a valid number\nnetwork.hidden_dims[0]=0: should be greater than or equal to 1"
+    ),
+    "train sampler.step_ratio=-1 trainer.max_steps=10": "sampler.step_ratio=-1: should be greater than 0",
+    "train distribution=moons distribution.noise=-1": "distribution.noise=-1: ",
+    "train -m optimizer.lr=-1,0.1 seed=0,1": "optimizer, of lr=-1",
+    "train -m schedule.num_levels=0,1,9": "schedule.num_levels=0: should be greater than or equal to 2\nschedule.",
+}
+
+
+def test_wrong_values_are_refused_before_lightning_and_wandb_are_imported(tmp_path):
+    script = ASK.replace('"torch" in sys.modules', '"lightning" in sys.modules or "wandb" in sys.modules')
+    answers = ask(list(WITHOUT_LIGHTNING), script=script, cwd=tmp_path)
+    assert {
+        line: (end or "")[: len(WITHOUT_LIGHTNING[line])] for line, (end, _) in answers.items()
+    } == WITHOUT_LIGHTNING
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refusal_is_one_line_on_stderr_and_a_failed_process(tmp_path):
@@ -292,6 +327,45 @@ def test_evaluate_prints_and_writes_the_numbers(run, command, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("numbers.json", "numbers_density.png", "numbers_distances.png", "numbers_shares.png", "numbers_split.png")
     ]
+
+
+def test_evaluate_and_the_run_have_the_same_number_for_the_same_weights(run, command, tmp_path, capsys, caplog):
+    """With its standard error; where other levels are asked for, the reason why it is another is said."""
+    own = json.loads((run / "summary.json").read_text())["metrics"]
+    quick = [f"run={run}", "n=50", "num_seeds=1", "evaluation=quick", "out=numbers.json"]
+    assert command("evaluate", *quick, "evaluation.split.num_levels=3") == []
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["score_error"] == pytest.approx(own["score_error"], rel=1e-6)
+    assert numbers["score_error_per_level"] == pytest.approx(own["score_error_per_level"], rel=1e-6)
+    assert 0 < numbers["score_error_standard_error"] < numbers["score_error"]
+    said = capsys.readouterr().out
+    assert "its summary has the same number" in said
+    assert "its parts" in said  # on levels of their own, in a table of their own
+    rows = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
+    assert len(rows) > 10
+    assert all(cell.strip() for row in rows for cell in row)
+    assert command("evaluate", *quick, "num_levels=3", "sigma_min=0.5", "evaluation.split.num_levels=3") == []
+    said = capsys.readouterr().out
+    assert "other levels than the run's own (sigma_min=0.5 num_levels=3): its summary has another number" in said
+    assert "its parts" not in said  # but beside the others
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate"])
+def test_threads_are_one_unless_asked_for(name, run, command, capsys):
+    before = torch.get_num_threads()
+    small = ["n=50", "out=x.npz"] if name == "sample" else ["n=50", "num_seeds=1", "evaluation=quick"]
+    try:
+        assert command(name, f"run={run}", *small, "threads=2") == []
+        assert torch.get_num_threads() == 2
+        assert command(name, f"run={run}", *small) == []
+        assert torch.get_num_threads() == 1
+        assert command(name, f"run={run}", *small, "threads=0") == ["threads=0: give a whole number of at least 1"]
+        load_run(run, threads=2)
+        assert torch.get_num_threads() == 2
+        load_run(run)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_too_few_points_are_refused_before_any_work(run, command, tmp_path, capsys):

@@ -261,6 +261,37 @@ def test_brushing_an_axis_chooses_configurations(page, sweep):
     assert page.messages() == []
 
 
+def test_headings_of_parallel_axes_keep_apart(browser, tmp_path):
+    """Also on a phone, of long keys."""
+    factors = {
+        "sampler.steps_per_level": ["1", "2"],
+        "data.batch_size": ["64", "128"],
+        "network.hidden_dims": ["8", "9"],
+    }
+    page = browser.open(write_report(read_sweep(make_sweep(tmp_path / "s", factors, samples=0))), width=400).draw()
+    boxes = page.run("return [...document.querySelectorAll('.parallel .title')].map((e) => e.getBoundingClientRect())")
+    assert len(boxes) >= 5
+    for left, right in itertools.pairwise(sorted(boxes, key=lambda box: box["left"])):
+        assert left["right"] + 8 < right["left"]
+    svg = page.run("return document.querySelector('svg.parallel').getBoundingClientRect()")
+    assert min(box["left"] for box in boxes) >= svg["left"]
+    assert max(box["right"] for box in boxes) <= svg["right"]
+
+
+def test_a_leader_that_misses_seeds_is_provisional(browser, tmp_path):
+    """The best one by far has one seed of three; of the others one is whole."""
+    factors = {"schedule": ["karras", "linear", "geometric"], "seed": ["0", "1", "2"]}
+    states = dict.fromkeys((1, 2, 8), "waiting")
+    page = browser.open(write_report(read_sweep(make_sweep(tmp_path / "s", factors, states=states, samples=0))))
+    assert "schedulekarras" in page.texts(".best-name")[0]
+    (said,) = page.texts(".provisional")
+    assert said.startswith(
+        "This leader is provisional: 1 of its 3 seeds has finished. The one configuration whose seeds have all "
+        "finished: schedule=linear, 0.0"
+    )
+    assert page.texts(".ranking .is-best em") == ["leads, provisionally"]
+
+
 def test_a_view_is_a_link(page, sweep):
     view = {"metric": "fisher_error", "over": "weighting", "rows": "seed", "columns": "schedule", "of": "log"}
     view |= {"curve": "score_error", "color": "seed", "sort": "-steps", "find": "seed=2", "theme": "dark", "more": "rm"}

@@ -10,6 +10,7 @@ from scipy.stats import t
 from ncsn_lightning.report import answer
 from ncsn_lightning.report.bootstrap import paired_interval, student_quantile
 from ncsn_lightning.report.grid import importance_shares, is_grid, variance_shares
+from ncsn_lightning.report.idle import Span
 from ncsn_lightning.report.importance import importances
 from ncsn_lightning.report.variance import analysis_of_variance, complete_part
 from ncsn_lightning.sweeps.folder import Job, Sweep
@@ -195,7 +196,7 @@ def test_ties_cannot_be_told(tmp_path):
     same = {(i, 0, k): 0.5 + 0.1 * k for i in range(3) for k in range(3)}
     found = answer(sweep_of(tmp_path, same))
     assert len(found.ties) == len(found.twins) == 2
-    assert str(found).endswith("2 others cannot be told from it, 2 with the very same numbers")
+    assert "; 2 others cannot be told from it, 2 with the very same numbers\n" in str(found)
     same[1, 0, 0] += 0.2
     found = answer(sweep_of(tmp_path, same))
     assert (len(found.ties), len(found.twins)) == (2, 1)
@@ -204,7 +205,7 @@ def test_ties_cannot_be_told(tmp_path):
 def test_one_seed_tells_nothing(tmp_path):
     found = answer(sweep_of(tmp_path, {(0, 0, 0): 0.1, (1, 0, 0): 9.0}))
     assert len(found.ties) == 1
-    assert str(found) == "best of 2: a=0 b=0\nscore_error 0.1 (one seed, which tells nothing apart)"
+    assert str(found) == "best of 2: a=0 b=0\nscore_error 0.1 (one seed), which tells nothing apart"
     assert math.isnan(found.best.standard_error)
 
 
@@ -221,10 +222,74 @@ def test_the_best_has_all_its_seeds(tmp_path):
     lost = {(0, 0, 2): "diverged"}
     found = answer(sweep_of(tmp_path, values, states=lost))
     assert found.best.overrides["a"] == "1"
-    first = found.comparisons[0]
-    assert (first.configuration.overrides["a"], first.seeds, first.effect) == ("0", 2, 0.5)
+    last = found.comparisons[-1]
+    assert (last.configuration.overrides["a"], last.seeds, last.effect) == ("0", 2, 0.5)
     early = dict.fromkeys([(0, 0, 2), (1, 0, 1), (1, 0, 2)], "waiting")
     assert answer(sweep_of(tmp_path, values, states=early)).best.overrides["a"] == "0"
+
+
+def test_a_leader_with_fewer_seeds_is_provisional(tmp_path):
+    """As it was seen: of twelve jobs seven were done, and the best configuration had one seed."""
+    values = {(0, 0, k): 0.047 + 0.001 * k for k in range(3)} | {(0, 1, 0): 0.00793}
+    waiting = {(0, 1, 1): 0.0, (0, 1, 2): 0.0, (1, 0, 0): 0.0}
+    found = answer(sweep_of(tmp_path, values | waiting, states=dict.fromkeys(waiting, "waiting")))
+    assert str(found) == (
+        "leads 3, but provisionally, with 1 of its 3 seeds finished: a=0 b=1\n"
+        "score_error 0.00793 (one seed), which tells nothing apart\n"
+        "the only one whose seeds have all finished: a=0 b=0; score_error 0.048 ± 0.00058 (standard error, 3 seeds)"
+    )
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_the_answer_is_right_half_way(case, tmp_path):
+    """On every prefix of a shuffled sweep nothing is ahead of the leader by its mean and by its pairs; most has gaps.
+
+    Some jobs diverge; a configuration that does is behind all that do not.
+    """
+    draw = np.random.default_rng(case)
+    values = grid((2, 3, 3), lambda i, j, k: float(np.exp(draw.normal(i - j, 0.5))))
+    diverged = {place for place in values if draw.random() < 0.08}
+    order = [list(values)[index] for index in draw.permutation(len(values))]
+    for done in range(1, len(order) + 1):
+        ended = {place: "diverged" if place in diverged else "finished" for place in order[:done]}
+        found = answer(sweep_of(tmp_path, values, states={place: ended.get(place, "waiting") for place in values}))
+        if found is None:
+            assert "finished" not in ended.values()
+            continue
+        finished = [comparison.configuration for comparison in found.comparisons]
+        assert found.comparisons[0].configuration is found.best
+        has_diverged = {c.label for c in finished if any(job.state == "diverged" for job in c.jobs)}
+        sound = [c for c in finished if c.label not in has_diverged] or finished
+        assert found.best in sound
+        assert found.best.mean == min(c.mean for c in sound)
+        all_seeds = sum(place[:2] == tuple(map(int, found.best.overrides.values())) for place in ended)
+        provisional = all_seeds < 3 or found.best.label in has_diverged
+        assert ("provisionally" in str(found)) is provisional
+        assert ("whose seeds have all finished" in str(found)) is (provisional and bool(found.complete))
+        assert all(len(c.values) == 3 for c in found.complete)
+    assert not provisional or len(has_diverged) == len(finished)
+
+
+def test_a_key_without_effect_is_named_with_what_it_does_change(tmp_path):
+    sweep = sweep_of(tmp_path, grid((2, 2, 2), lambda i, j, k: 0.1 + j + k / 7), factors=("schedule", "weighting"))
+    for index, job in enumerate(sweep.jobs):
+        job.metrics["density_tv"] = 0.09 + 0.33 * (job.overrides["schedule"] == "1")
+        job.metrics["training_time"] = 7.0 + index
+    (idle,) = answer(sweep).idle
+    assert (idle.key, idle.spans) == ("schedule", [Span("density_tv", 0.09, pytest.approx(0.42))])
+    assert str(answer(sweep)).endswith("\nschedule: no effect on score_error; density_tv 0.09 … 0.42")
+    assert [idle.key for idle in answer(sweep, "density_tv").idle] == ["weighting"]
+    assert str(answer(sweep, "density_tv").idle[0]).startswith("weighting: no effect on density_tv; score_error")
+
+
+def test_one_pair_that_differs_gives_a_key_its_effect(tmp_path):
+    values = grid((2, 2, 2), lambda i, j, k: 0.1 + j + k)
+    assert [idle.key for idle in answer(sweep_of(tmp_path, values)).idle] == ["a"]
+    assert "a: no effect on score_error; none on anything else either" in str(answer(sweep_of(tmp_path, values)))
+    values[1, 0, 1] *= 1 + 1e-12
+    assert answer(sweep_of(tmp_path, values)).idle == []
+    half = dict.fromkeys([place for place in values if place[0] == 1], "waiting")
+    assert answer(sweep_of(tmp_path, values, states=half)).idle == []  # nothing can tell yet
 
 
 def test_the_best_of_what_cannot_be_measured(tmp_path):

@@ -43,6 +43,15 @@ def test_a_loaded_score_is_the_average_of_the_training_bit_for_bit(recipe, train
     assert torch.equal(run.distribution.typical_points, job.builder.build("distribution").typical_points)
 
 
+def test_a_run_is_printed_in_one_line(train, tmp_path):
+    train()
+    text = str(load_run(tmp_path / "run"))
+    assert "\n" not in text
+    assert re.match(
+        r"Run\(Checkerboard Preconditioned FiLM, \d+ weights, \d+ steps, seed \d+; AnnealedLangevin on ", text
+    )
+
+
 def test_a_folder_gives_its_furthest_whole_checkpoint(train, tmp_path):
     train()
     last = tmp_path / "run/checkpoints/last.ckpt"

@@ -78,9 +78,7 @@ def test_one_line_uploads_all_of_it(offline):
     with serving() as server:
         there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "PATH": f"{BIN}:{os.environ['PATH']}"}
         online = {name: value for name, value in ALONE.items() if name not in ("WANDB_MODE", "WANDB_SERVICE")}
-        subprocess.run(
-            line.partition("later with: ")[2], shell=True, cwd=folder, env=online | there, timeout=120, check=True
-        )
+        subprocess.run(line.strip(), shell=True, cwd=folder, env=online | there, timeout=120, check=True)
     runs = server.runs
     assert {run["groupName"] for run in runs.values()} == {"a sweep"}
     assert sorted(run["jobType"] for run in runs.values()) == ["report", *4 * ["train"]]

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -27,8 +28,10 @@ from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
 from ..scores import uncentred
+from ..stages import tracked
 from ..weightings import Learned
 from .measuring import MeasuringCallback, first, measured
+from .progress import shows_bar
 from .score_error import ScoreError
 from .score_split import ScoreErrorParts
 
@@ -85,34 +88,46 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         if step % self.every_n_steps or step in (self.drawn_at, trainer.max_steps) or not trainer.is_global_zero:
             return
         self.drawn_at = step
-        if states := self._walk(pl_module):
+        if states := self._walk(trainer, pl_module):
             self._publish(trainer, "samples", plotting.plot_samples(self.data, self.data.placed(states[-1])))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
-        if states := self._walk(pl_module):
+        if states := self._walk(trainer, pl_module, later="measuring and drawing are"):
             self.results["sampling_time"] = time.perf_counter() - started
             self._keep(trainer, states)
-        for name, figure in self._figures(trainer, pl_module):
-            self._publish(trainer, name, figure)
+        pictures = chain(self._of_samples(states) if states else (), self._figures(trainer, pl_module))
+        total = self._count(trainer, pl_module, states)
+        for name, picture in tracked(pictures, f"drawing {total} pictures", total=total, bar=shows_bar(trainer)):
+            self._publish(trainer, name, picture)
 
     def _keep(self, trainer: L.Trainer, states: list[Tensor]) -> None:
-        """Measure samples, save them, and draw them and how they came about."""
-        samples, levels = states[-1], self.sampler.reached(self.schedule.sigmas)
+        """Measure samples and save them."""
+        samples = states[-1]
         self.results["off_support"] = off_support(self.distribution, samples)
         self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
         self._measure(samples)
         truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
-        *states, x, truth = (self.data.placed(points) for points in (*states, samples, truth))
+        x, truth = (self.data.placed(points) for points in (samples, truth))
         with replacing(self.folder / "samples.npz") as path:
             np.savez(path, x=x.numpy(), truth=truth.numpy())
         for logger in trainer.loggers:
             log_table(logger, "samples", ["x1", "x2"], x[:TABLE_ROWS].tolist())
-        self._publish(trainer, "samples", plotting.plot_samples(self.data, x))
-        self._publish(trainer, "filmstrip", plotting.plot_filmstrip(self.data, states, levels))
-        self._publish(trainer, "annealing", plotting.animate_annealing(self.data, states, levels))
+
+    def _of_samples(self, states: list[Tensor]) -> Iterator[tuple[str, Figure | bytes]]:
+        """The samples, and how they came about."""
+        levels, states = self.sampler.reached(self.schedule.sigmas), [self.data.placed(state) for state in states]
+        yield "samples", plotting.plot_samples(self.data, states[-1])
+        yield "filmstrip", plotting.plot_filmstrip(self.data, states, levels)
+        yield "annealing", plotting.animate_annealing(self.data, states, levels)
+
+    def _count(self, trainer: L.Trainer, module: L.LightningModule, states: list[Tensor]) -> int:
+        """How many pictures there will be."""
+        error, ours = first(trainer, ScoreError) is not None, isinstance(module, NCSN)
+        learned = error and ours and isinstance(module.weighting, Learned)
+        return 3 * bool(states) + 3 * error + (first(trainer, ScoreErrorParts) is not None) + ours + learned
 
     def _measure(self, samples: Tensor) -> None:
         """Every metric of the set into the summary; chains that left the plane are no reason to lose a run."""
@@ -121,17 +136,23 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         except ValueError as error:
             log.warning("samples not measured: %s", error)
             return
-        log.info("samples: %s", ", ".join(f"{name} {metric}" for name, metric in measured.items()))
+        lines = [f"  {name} {metric}" for name, metric in measured.items()]
+        told = (
+            "each metric, and in brackets its floor: what as many draws of the target have, ± the deviation of one draw"
+        )
+        log.info("samples: %s\n%s", told, "\n".join(lines))
         self.results.update({name: metric.value for name, metric in measured.items()})
         self.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
 
-    def _walk(self, module: L.LightningModule) -> list[Tensor]:
+    def _walk(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> list[Tensor]:
         """The prior's draw and the state after every level, `[n, 2]` each; none where the sampler finds no way."""
         sigmas = self.schedule.sigmas.to(module.device)
+        what, total = f"sampling {self.num_samples} chains", len(self.sampler.reached(self.schedule.sigmas))
         try:
             with measured(module) as score:
                 walk = self.sampler.walk(score, self.distribution, sigmas, n=self.num_samples, seed=self.seed)
-                return [state.cpu() for state in walk]
+                states = tracked(walk, what, total=total, bar=shows_bar(trainer), later=later)
+                return [state.cpu() for state in states]
         except NotSolvedError as error:  # no reason to lose a run
             log.warning("no samples: %s", error)
             return []

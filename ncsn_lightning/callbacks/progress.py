@@ -16,6 +16,12 @@ from ..module import planned_steps
 log = logging.getLogger(__name__)
 
 
+def shows_bar(trainer: L.Trainer) -> bool:
+    """Whether this process draws bars on a terminal."""
+    bar = trainer.progress_bar_callback
+    return isinstance(bar, StepProgressBar) and bar.is_enabled and trainer.is_global_zero
+
+
 class StepProgressBar(TQDMProgressBar, BlockCallback):
     """One bar from step 0 to the last on a terminal; elsewhere a plain line at every validation."""
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from ..arguments import described
 from ..randomness import keyed_generator
 
 ROUNDING = 1e-12
@@ -77,6 +78,8 @@ class Distribution(nn.Module, ABC):
         self._constant("covariance", covariance)
         self.unit = self.sigma_data if unit is None else unit
         self.original: Distribution | None = None
+
+    __repr__ = described
 
     @property
     def files(self) -> dict[str, Float[Tensor, "..."] | None]:

@@ -1,5 +1,1 @@
 """What is asked of a trained run: samples, how wrong it is, and whose fault that is."""
-
-from .commands import evaluate, sample
-
-__all__ = ["evaluate", "sample"]

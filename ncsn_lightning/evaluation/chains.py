@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -53,11 +53,14 @@ class Chains:
         heun = Heun(prior="moment_matched", denoise=not sigma)
         return replace(self, sampler=heun, schedule=Karras(**ends, num_levels=NEAR_EXACT_LEVELS))
 
+    def walk(self, score: Score, seed: int) -> Iterator[Float[Tensor, "n 2"]]:
+        """The start and the state after every level, as they are reached."""
+        return self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
+
     def states(self, score: Score, seed: int) -> list[Float[Tensor, "n 2"]]:
         """The start and the state after every level, walked once."""
         if (score, seed) not in self._walks:
-            walk = self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
-            self._walks[score, seed] = list(walk)
+            self._walks[score, seed] = list(self.walk(score, seed))
         return self._walks[score, seed]
 
     def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
@@ -119,7 +122,7 @@ class Share(NamedTuple):
         return f"{self.value:.3g} ± {self.error:.1g}" if math.isfinite(self.error) else f"{self.value:.3g}"
 
 
-def shares(test: SampleTest, chains: Chains, score: Score, seeds: Sequence[int]) -> dict[str, Share]:
+def shares(test: SampleTest, chains: Chains, score: Score, seeds: Iterable[int]) -> dict[str, Share]:
     """Every metric of walks with different seeds, each beside other draws of the truth.
 
     Raises:

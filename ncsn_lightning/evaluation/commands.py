@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from .. import plotting
 from ..building import Builder
 from ..files import replacing
 from ..likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
-from ..metrics import SampleTest, ScoreShares, ScoreSplit, ScoreTest, curl
+from ..metrics import SampleTest, ScoreShares, ScoreSplit, ScoreTest, by_level, curl
 from ..runs import Run
 from ..scores import Score
+from ..stages import Stages, on_terminal, tracked
 from .chains import Chains, Share, shares
 from .question import Question, score_of
 from .tables import show
@@ -37,10 +38,13 @@ def sample(config: dict[str, Any]) -> Path:
 
     With `score=exact` the exact score of the run's target takes the network's place.
     """
-    question = Question(config, counts=("n",), suffixes=(".npz", ".csv"), needs_out=True)
-    data, out = question.run.distribution, question.out
+    question = Question(config)
+    chains, data, out = question.chains, question.run.distribution, question.out
     assert out is not None
-    x = data.placed(question.chains.draw(question.score, question.seed))
+    what, total = f"sampling {chains.n} chains", len(chains.sampler.reached(chains.schedule.sigmas))
+    walk = chains.walk(question.score, question.seed)
+    *_, x = tracked(walk, what, total=total, bar=on_terminal(), later="a picture is")
+    x = data.placed(x)
     with replacing(out) as path:
         if out.suffix == ".npz":
             np.savez(path, x=x.numpy())
@@ -60,35 +64,71 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     what the network gets wrong; a `ceiling`, the same recipe trained on exact targets, tells what of that is the
     network's capacity. With `score=exact` the truth takes the network's place. Figures go beside the file of numbers.
     """
-    question = Question(config, counts=("n", "num_seeds", "num_levels"), suffixes=(".json",))
+    question = Question(config)
+    out = question.out
     parts = _parts(question.run, config)
-    split = parts["split"](question.score) if "split" in parts else None
-    numbers = _score_numbers(question.score, parts["score_test"], split)
-    if question.ceiling:
-        numbers["ceiling_score_error_per_level"] = parts["score_test"](score_of(question.ceiling)).per_level
+    with Stages(_count(question, parts, config)) as stages:
+        numbers, split = _measure(question, parts, config, stages)
+        if out is not None:
+            for name, figure in stages.over("drawing", _figures(question, numbers, split, parts.get("likelihood"))):
+                with replacing(out.with_name(f"{out.stem}_{name}.png")) as path:
+                    path.write_bytes(plotting.png(figure))
+    show(numbers)
+    log.info(_beside_the_run(question, config))
+    if out is not None:
+        with replacing(out) as path:
+            path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
+        log.info("numbers in %s, pictures in %s_*.png", out, out.with_suffix(""))
+    return numbers
+
+
+def _count(question: Question, parts: dict[str, Any], config: dict[str, Any]) -> int:
+    """The parts of all stages of an evaluation."""
+    walks = config["num_seeds"] * len(_pairs(question, 0.0)) + 2 if "samples" in parts else 0
+    single = ["score_test", *(name for name in ("split", "likelihood") if name in parts)]
+    pictures = [name for name in ("samples", "samples", "split", "likelihood") if name in parts]
+    return walks + len(single) + bool(question.ceiling) + len(pictures) * (question.out is not None)
+
+
+def _measure(
+    question: Question, parts: dict[str, Any], config: dict[str, Any], stages: Stages
+) -> tuple[dict[str, Any], ScoreShares | None]:
+    """All numbers of an evaluation, and the parts of the score error."""
+    split = stages.run("parts of the score error", lambda: parts["split"](question.score)) if "split" in parts else None
+    numbers = stages.run("score error", lambda: _score_numbers(question.score, parts["score_test"], split))
+    if ceiling := question.ceiling:
+        errors = stages.run("score error of the ceiling", lambda: parts["score_test"](score_of(ceiling)))
+        numbers["ceiling_score_error_per_level"] = errors.per_level
     if "samples" in parts:
         seeds = range(question.seed, question.seed + config["num_seeds"])
         pairs = _pairs(question, parts["samples"].sigma)
         numbers["samples"] = {
-            name: shares(parts["samples"], chains, score, seeds) for name, (score, chains) in pairs.items()
+            name: shares(parts["samples"], chains, score, stages.over(f"walks: {name}", seeds))
+            for name, (score, chains) in pairs.items()
         }
-        numbers["distances"] = _distances(question, seeds)
+        numbers["distances"] = stages.run("distances on the way", lambda: _distances(question, seeds))
         try:
             x = question.chains.draw(question.score, question.seed)
-            numbers["cross_entropy"] = cross_entropy(question.target, x, parts["samples"].sigma)
+            target, sigma = question.target, parts["samples"].sigma
+            numbers["cross_entropy"] = stages.run("cross-entropy", lambda: cross_entropy(target, x, sigma))
         except ValueError as error:  # no density there, or hardly a point on its support
             log.info("no cross-entropy of the samples: %s", error)
     if "likelihood" in parts:
-        numbers["likelihood"] = parts["likelihood"](_double(question))._asdict()
-    show(numbers)
-    if question.out is not None:
-        with replacing(question.out) as path:
-            path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
-        for name, figure in _figures(question, numbers, split, parts.get("likelihood")).items():
-            with replacing(question.out.with_name(f"{question.out.stem}_{name}.png")) as path:
-                path.write_bytes(plotting.png(figure))
-        log.info("numbers in %s, pictures in %s_*.png", question.out, question.out.with_suffix(""))
-    return numbers
+        estimates = stages.run("likelihood", lambda: parts["likelihood"](_double(question)))
+        numbers["likelihood"] = estimates._asdict()
+    return numbers, split
+
+
+def _beside_the_run(question: Question, config: dict[str, Any]) -> str:
+    """Why the score error is the run's own number, or is not."""
+    if question.score is question.exact:
+        return "score error of the exact score: the run's own number is that of its network"
+    if other := [f"{key}={config[key]}" for key in (*_ENDS, "num_levels") if config[key] is not None]:
+        return f"score error at other levels than the run's own ({' '.join(other)}): its summary has another number"
+    return (
+        "score error on the run's own points: its summary has the same number for the weights of its last step, up to "
+        "the rounding of another device or precision"
+    )
 
 
 def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:
@@ -116,35 +156,37 @@ def _distances(question: Question, seeds: Sequence[int]) -> dict[str, list[Any]]
 
 def _figures(
     question: Question, numbers: dict[str, Any], split: ScoreShares | None, likelihood: Likelihood | None
-) -> dict[str, Figure]:
-    figures = {}
+) -> Iterator[tuple[str, Figure]]:
     if "samples" in numbers:
         samples = numbers["samples"]
         names = next(iter(samples.values()))
         bars = {name: {pair: plotting.Bar(*column[name][:4]) for pair, column in samples.items()} for name in names}
-        figures["shares"] = plotting.plot_shares(bars)
+        yield "shares", plotting.plot_shares(bars)
         curves = {name: torch.tensor(values) for name, values in numbers["distances"].items()}
-        figures["distances"] = plotting.plot_chain_distances(curves.pop("sigma"), curves.pop("floor"), curves)
+        yield "distances", plotting.plot_chain_distances(curves.pop("sigma"), curves.pop("floor"), curves)
     if split is not None:
-        figures["split"] = plotting.plot_score_split(split.sigmas, split.gradient, split.divergence_free)
+        yield "split", plotting.plot_score_split(split.sigmas, split.gradient, split.divergence_free)
     if likelihood is not None:
         score, data = _double(question), question.run.distribution
-        figures["density"] = plotting.plot_model_density(
+        density = plotting.plot_model_density(
             data, lambda x: likelihood.log_prob(score, x - data.mean), likelihood.sigma_min
         )
-    return figures
+        yield "density", density
 
 
 def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The score test, between the run's own levels or those of the command line, and the parts of the evaluation."""
-    ends = {end: config[end] if config[end] is not None else run.config["score_test"][end] for end in _ENDS}
+    own = run.config["score_test"]
+    ends = {end: config[end] if config[end] is not None else own[end] for end in _ENDS}
+    levels = config["num_levels"] if config["num_levels"] is not None else own["num_levels"]
     if isinstance(samples := config["evaluation"].get("samples"), dict):
-        own = OmegaConf.select(OmegaConf.create(run.config), "evaluation.samples.sigma", default=0.0)
-        samples["sigma"] = own if samples["sigma"] is None else samples["sigma"]
+        sigma = OmegaConf.select(OmegaConf.create(run.config), "evaluation.samples.sigma", default=0.0)
+        samples["sigma"] = sigma if samples["sigma"] is None else samples["sigma"]
     arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
-    node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", "num_points": 10000, **arguments}
+    points = {name: own[name] for name in ("num_points", "seed")}
+    node = {"_target_": f"{ScoreTest.__module__}.ScoreTest", **points, **arguments}
     given = {"distribution": run.distribution, "schedule": run.schedule}
-    builder = Builder({**config, **ends, "score_test": node}, given=given)
+    builder = Builder({**config, **ends, "num_levels": levels, "score_test": node}, given=given)
     parts = {name: builder.build(f"evaluation.{name}", _PARTS.get(name, object)) for name in config["evaluation"]}
     parts["score_test"] = builder.build("score_test")
     if isinstance(parts.get("samples"), SampleTest):
@@ -163,7 +205,10 @@ def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> 
     curls = [curl(score, x[:CURL_POINTS], sigma) for x, sigma in zip(test.x, test.sigmas, strict=True)]
     numbers: dict[str, Any] = {
         "score_error": float(errors.relative.mean()),
+        "score_error_standard_error": float(errors.mean_deviation),
         "score_error_per_level": errors.per_level,
+        "score_error_standard_error_per_level": by_level(errors.sigmas, errors.deviations),
+        "num_points": test.x.shape[1],
         "curl_per_level": dict(zip(errors.per_level, curls, strict=True)),
     }
     if split is not None:

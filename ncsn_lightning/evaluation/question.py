@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ..building import Builder
 from ..configuration import config_hash, packages
 from ..module import HasScore
 from ..objectives import Exact
-from ..runs import Run, load_run
+from ..runs import Run, load_run, take_threads
 from ..samplers import Sampler
 from ..schedules import Schedule
 from ..scores import ExactScore, Score
@@ -27,25 +26,17 @@ class Question:
     Target, score and chains are about the target's mean.
 
     Args:
-        config: the plain configuration of the command.
-        counts: its keys that are whole numbers of at least 1.
-        suffixes: of the file that the answer may go to.
-        needs_out: whether it has to go to one.
+        config: the plain configuration of the command, checked by `request.check`.
 
     Raises:
         Refusal: naming every wrong value, a line each.
     """
 
-    def __init__(
-        self, config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...], needs_out: bool = False
-    ) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         self.builder = builder = Builder(config)
-        for name, least in (*((name, 1) for name in counts), ("seed", 0)):
-            value = config[name]
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                builder.refuse(f"{name}={value!r}: give a whole number of at least {least}", broken=name)
+        take_threads(config["threads"])
         self.n, self.seed = config["n"], config["seed"]
-        self.out = _writable(builder, suffixes) if config["out"] is not None or needs_out else None
+        self.out = Path(config["out"]) if config["out"] is not None else None
         run = self._run("run", config)
         if run is not None:
             self.schedule: Schedule = self._schedule(run)
@@ -66,7 +57,7 @@ class Question:
         if not isinstance(path, str):
             return None
         try:
-            return load_run(path, trust=packages(config["trust"]))
+            return load_run(path, trust=packages(config["trust"]), threads=None)
         except (ValueError, FileNotFoundError) as error:
             for line in str(error).splitlines():
                 self.builder.refuse(line.replace("run=", f"{key}=", 1))
@@ -125,13 +116,3 @@ def score_of(run: Run) -> Score:
     """The run's score as it was trained, of points about the target's mean."""
     assert isinstance(run.module, HasScore)
     return run.module.score
-
-
-def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:
-    out = Path(str(builder.config["out"])).expanduser()
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.suffix not in suffixes:
-        builder.refuse(f"out={out}: give a name that ends in {' or '.join(suffixes)}")
-    elif not folder.is_dir() or not os.access(folder, os.W_OK) or out.is_dir():
-        builder.refuse(f"out={out}: cannot be written; choose another place")
-    return out

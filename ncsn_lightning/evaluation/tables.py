@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,8 @@ LIKELIHOOD = {
 
 CURL = "curl: the share of the derivatives' square that no gradient has"
 
+PARTS = "the error's parts are measured on a grid, where that is fine enough for the level; their sum is the error's"
+
 WIDTH = 120
 """Characters in a line of a file, which has no width of its own."""
 
@@ -27,7 +30,9 @@ def show(numbers: dict[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = max(WIDTH, console.width)
-    console.print(_level_table(numbers))
+    for table in _level_tables(numbers):
+        console.print(table)
+    console.print(f"± is the standard error over {numbers['num_points']} points a level")
     if "samples" in numbers:
         console.print(_sample_table(numbers["samples"]))
     if "cross_entropy" in numbers:
@@ -42,29 +47,69 @@ def _cross_entropy(measured: CrossEntropy) -> str:
     return f"mean of −log p over the samples of one walk: {mean.value:.4f} ± {mean.error:.4f} nats{where}"
 
 
-def _level_table(numbers: dict[str, Any]) -> Table:
-    """The error of every level; its parts, on their own levels where these differ; the curl; the ceiling's error."""
+def _level_tables(numbers: dict[str, Any]) -> list[Table]:
+    """The error at every level, with its standard error; the curl, the ceiling's error; and the error's parts.
+
+    The parts have levels of their own; where these are the same as the others, all of it is one table.
+    """
+    errors, deviations = numbers["score_error_per_level"], numbers["score_error_standard_error_per_level"]
     columns = {
-        "E‖s_θ−s‖² / E‖s‖²": numbers["score_error_per_level"],
-        "gradient": numbers.get("score_error_gradient_per_level", {}),
-        "divergence-free": numbers.get("score_error_divergence_free_per_level", {}),
-        "curl": numbers["curl_per_level"],
-        "on exact targets": numbers.get("ceiling_score_error_per_level", {}),
+        "E‖s_θ−s‖² / E‖s‖²": {sigma: _plus_minus(errors[sigma], deviations[sigma]) for sigma in errors},
+        "curl": _short(numbers["curl_per_level"]),
+        "on exact targets": _short(numbers.get("ceiling_score_error_per_level", {})),
     }
-    columns = {name: column for name, column in columns.items() if column}
-    parts = "its parts on a grid, so that their sum is the error's within its noise; " * ("gradient" in columns)
-    table = Table("σ (data units)", *columns, title="relative score error", caption=f"{parts}{CURL}")
-    for sigma in sorted({sigma for column in columns.values() for sigma in column}, key=float, reverse=True):
-        table.add_row(sigma, *(f"{column[sigma]:.3g}" if sigma in column else "" for column in columns.values()))
+    parts = {
+        "gradient": _short(numbers.get("score_error_gradient_per_level", {})),
+        "divergence-free": _short(numbers.get("score_error_divergence_free_per_level", {})),
+    }
+    columns, parts = ({name: found for name, found in some.items() if found} for some in (columns, parts))
+    mean = _plus_minus(numbers["score_error"], numbers["score_error_standard_error"])
+    if parts and set(parts["gradient"]) == set(errors):
+        together = f"{CURL}; {PARTS}"
+        return [
+            _table("relative score error", {**columns, **parts}, together, [mean, *_means(numbers, columns, parts)])
+        ]
+    tables = [_table("relative score error", columns, CURL, [mean, *_means(numbers, columns, {})])]
+    return tables + ([_table("its parts", parts, PARTS, _means(numbers, {}, parts))] if parts else [])
+
+
+def _table(title: str, columns: dict[str, dict[str, str]], caption: str, means: list[str]) -> Table:
+    """A row a level, the largest σ first, and the means of all levels."""
+    table = Table("σ (data units)", *columns, title=title, caption=caption)
+    for sigma in sorted(next(iter(columns.values())), key=float, reverse=True):
+        table.add_row(sigma, *(column[sigma] for column in columns.values()))
     table.add_section()
-    table.add_row("mean", *(f"{sum(column.values()) / len(column):.3g}" for column in columns.values()))
+    table.add_row("mean", *means)
     return table
+
+
+KEYS = {
+    "curl": "curl_per_level",
+    "on exact targets": "ceiling_score_error_per_level",
+    "gradient": "score_error_gradient_per_level",
+    "divergence-free": "score_error_divergence_free_per_level",
+}
+
+
+def _means(numbers: dict[str, Any], *groups: dict[str, Any]) -> list[str]:
+    """Of every column but the error's own."""
+    found = [numbers[KEYS[name]].values() for columns in groups for name in columns if name in KEYS]
+    return [f"{sum(values) / len(values):.3g}" for values in found]
+
+
+def _short(column: dict[str, float]) -> dict[str, str]:
+    return {sigma: f"{value:.3g}" for sigma, value in column.items()}
+
+
+def _plus_minus(value: float, error: float) -> str:
+    return f"{value:.3g} ± {error:.1g}" if math.isfinite(error) else f"{value:.3g}"
 
 
 def _sample_table(samples: dict[str, dict[str, Share]]) -> Table:
     """A row a metric: its value for each pair of a score and a sampler, and the floor."""
     title = "samples: mean ± standard error over the sampler's seeds"
-    table = Table(Column("metric", no_wrap=True), "points", *samples, "floor", title=title)
+    caption = "floor: as many draws of the target in the samples' place, ± the standard deviation of a draw"
+    table = Table(Column("metric", no_wrap=True), "points", *samples, "floor", title=title, caption=caption)
     for name, share in next(iter(samples.values())).items():
         floor = f"{share.floor:.2g} ± {share.deviation:.1g}"
         table.add_row(name, str(share.num_points), *(str(column[name]) for column in samples.values()), floor)

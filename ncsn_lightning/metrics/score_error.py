@@ -2,6 +2,7 @@ r"""How wrong a score is at each noise level, against the exact one."""
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ class ScoreErrors(NamedTuple):
         norm: σ² E‖s‖²: what the score s_θ = 0 would err.
         loss: denoising loss σ² E‖s_θ + z/σ‖².
         minimum: the loss of the exact score on the same points: what no network can undercut but by chance.
+        deviations: standard error of each relative error, by the spread over its points.
+        mean_deviation: that of the mean of the relative errors; the levels share their clean points.
     """
 
     sigmas: Float[Tensor, "levels"]
@@ -32,6 +35,8 @@ class ScoreErrors(NamedTuple):
     norm: Float[Tensor, "levels"]
     loss: Float[Tensor, "levels"]
     minimum: Float[Tensor, "levels"]
+    deviations: Float[Tensor, "levels"]
+    mean_deviation: Float[Tensor, ""]
 
     @property
     def relative(self) -> Float[Tensor, "levels"]:
@@ -100,16 +105,28 @@ class ScoreTest(nn.Module):
         denoising = -self.noise / column(sigma, self.noise)
         predicted = torch.stack([score(x, s) for x, s in zip(self.x, self.sigmas, strict=True)])
 
-        def mean_square(field: Float[Tensor, "levels points 2"]) -> Float[Tensor, "levels"]:
-            return self.sigmas.square() * field.double().square().sum(-1).mean(-1)
+        def square(field: Float[Tensor, "levels points 2"]) -> Float[Tensor, "levels points"]:
+            return self.sigmas.square().unsqueeze(-1) * field.double().square().sum(-1)
 
+        errors, norms = square(predicted - exact), square(exact)
+        error, norm = errors.mean(-1), norms.mean(-1)
+        # By how much each point moves the ratio of two means, to first order.
+        moves = (errors - (error / norm).unsqueeze(-1) * norms) / norm.unsqueeze(-1)
         return ScoreErrors(
             self.sigmas,
-            error=mean_square(predicted - exact),
-            norm=mean_square(exact),
-            loss=mean_square(predicted - denoising),
-            minimum=mean_square(exact - denoising),
+            error=error,
+            norm=norm,
+            loss=square(predicted - denoising).mean(-1),
+            minimum=square(exact - denoising).mean(-1),
+            deviations=_standard_error(moves),
+            mean_deviation=_standard_error(moves.mean(0)),
         )
+
+
+def _standard_error(values: Float[Tensor, "*batch points"]) -> Float[Tensor, "*batch"]:
+    """Of the mean over the last dimension; NaN of a single value."""
+    n = values.shape[-1]
+    return values.std(-1) / math.sqrt(n) if n > 1 else torch.full_like(values[..., 0], math.nan)
 
 
 @torch.no_grad()

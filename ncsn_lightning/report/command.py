@@ -7,26 +7,26 @@ import sys
 import time
 from pathlib import Path
 
-from ..sweeps.folder import NoSweepError, read_sweep
+from ..results import said_version
+from ..sweeps.folder import NoSweepError, find_sweep, read_sweep
 from .comparison import answer
 from .metrics import METRIC, names
 from .write import write_report
+
+SWEEPS = Path("outputs/sweeps")
+"""Where sweeps lie that were not sent elsewhere."""
 
 
 def report() -> None:
     """Write a sweep's table and page: `ncsn-report SWEEP`, at any time, also while it runs."""
     parser = argparse.ArgumentParser(prog="ncsn-report", description=report.__doc__)
-    parser.add_argument(
-        "sweep",
-        type=lambda text: Path(text).expanduser(),
-        metavar="SWEEP",
-        help="a sweep's folder, outputs/sweeps/NAME",
-    )
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder, or its name in outputs/sweeps")
     parser.add_argument("--metric", default=METRIC, help=f"what judges, less being better (default: {METRIC})")
+    parser.add_argument("--version", action="version", version=said_version())
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
-        page = _report(arguments.sweep, arguments.metric)
+        page = _report(find_sweep(str(Path(arguments.sweep).expanduser()), SWEEPS), arguments.metric)
     except NoSweepError as error:
         sys.exit(str(error))
     except OSError as error:

@@ -1,9 +1,10 @@
 """The answer of a sweep: its best configuration, and those that cannot be told from it.
 
-A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over its
-seeds, among those whose seeds have all finished (before there is one: among those with most seeds). Another can be told
-from it where the interval of the paired effects, over the seeds that both have, leaves out that there is none. The
-effect is a ratio where the metric is positive throughout, for such errors spread by factors, and else a difference.
+A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over the seeds
+that have finished; it is provisional until all of them have, and then the best of the complete ones is said beside it.
+A configuration of which a seed diverged comes after all those of which none did. Another can be told from the best
+where the interval of the paired effects, over the seeds that both have, leaves out that there is none. The effect is a
+ratio where the metric is positive throughout, for such errors spread by factors, and else a difference.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from ..sweeps.folder import Job, Sweep
 from .bootstrap import paired_interval
+from .idle import Idle, idle_factors
 from .metrics import METRIC, SEED, measured
 
 
@@ -44,6 +46,16 @@ class Configuration:
         """Of the mean; NaN where fewer than two seeds finished."""
         n = len(self.values)
         return float(np.std(list(self.values.values()), ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its seeds have finished."""
+        return len(self.values) == len(self.jobs)
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """By which configurations are put in order, the best first: whether a seed of it diverged, then its mean."""
+        return any(job.state == "diverged" for job in self.jobs), self.mean
 
     @property
     def label(self) -> str:
@@ -79,17 +91,21 @@ class Answer:
     Attributes:
         metric: its name; less is better.
         ratios: whether the effects are ratios.
-        best: the best configuration.
-        comparisons: every configuration of which any seed finished, the best one too, by their means.
+        best: the best configuration, provisional until it is complete.
+        complete: those whose seeds have all finished, best first.
+        comparisons: every configuration of which any seed finished, the best one too, best first.
         unmeasured: the others.
+        idle: swept keys that make no difference to the metric.
         command: trains the best configuration again, all its seeds.
     """
 
     metric: str
     ratios: bool
     best: Configuration
+    complete: list[Configuration]
     comparisons: list[Comparison]
     unmeasured: list[Configuration]
+    idle: list[Idle]
     command: str
 
     @property
@@ -103,29 +119,52 @@ class Answer:
         return [tie for tie in self.ties if tie.values == self.best.values]
 
     def __str__(self) -> str:
-        n, total = len(self.best.values), len(self.comparisons) + len(self.unmeasured)
-        head = f"best of {total}: {self.best.label}\n{self.metric} {self.best.mean:.4g}"
-        if n < 2:
-            return f"{head} (one seed, which tells nothing apart)"
+        best, total = self.best, len(self.comparisons) + len(self.unmeasured)
+        if best.is_complete:
+            lines = [f"best of {total}: {best.label}"]
+        else:
+            seeds = f"{len(best.values)} of its {len(best.jobs)} seeds"
+            lines = [f"leads {total}, but provisionally, with {seeds} finished: {best.label}"]
+        lines.append(f"{self.metric} {self._sureness()}")
+        if not best.is_complete and self.complete:
+            whose = f"best of the {len(self.complete)}" if len(self.complete) > 1 else "the only one"
+            beside = f"{self.complete[0].label}; {self.metric} {_mean(self.complete[0])}"
+            lines.append(f"{whose} whose seeds have all finished: {beside}")
+        return "\n".join([*lines, *map(str, self.idle)])
+
+    def _sureness(self) -> str:
+        if len(self.best.values) < 2:
+            return f"{_mean(self.best)}, which tells nothing apart"
         ties = f"{len(self.ties)} {'other' if len(self.ties) == 1 else 'others'} cannot be told from it"
         same = f", {len(self.twins)} with the very same numbers" if self.twins else ""
-        return f"{head} ± {self.best.standard_error:.2g} (standard error, {n} seeds); {ties}{same}"
+        return f"{_mean(self.best)}; {ties}{same}"
+
+
+def _mean(configuration: Configuration) -> str:
+    n = len(configuration.values)
+    if n < 2:
+        return f"{configuration.mean:.4g} (one seed)"
+    return f"{configuration.mean:.4g} ± {configuration.standard_error:.2g} (standard error, {n} seeds)"
 
 
 def answer(sweep: Sweep, metric: str = METRIC) -> Answer | None:
     """What the finished jobs of a sweep say about a metric; None where none has measured it."""
     every = configurations(sweep.jobs, metric)
-    some = [configuration for configuration in every if configuration.values]
+    some = sorted((one for one in every if one.values), key=lambda configuration: configuration.rank)
     if not some:
         return None
-    whole = [configuration for configuration in some if len(configuration.values) == len(configuration.jobs)]
-    most = max(len(configuration.values) for configuration in some)
-    candidates = whole or [configuration for configuration in some if len(configuration.values) == most]
-    best = min(candidates, key=lambda configuration: configuration.mean)
+    best = some[0]
     ratios = all(value > 0 for configuration in some for value in configuration.values.values())
-    comparisons = sorted(_compare(best, some, ratios=ratios), key=lambda comparison: comparison.configuration.mean)
-    unmeasured = [configuration for configuration in every if not configuration.values]
-    return Answer(metric, ratios, best, comparisons, unmeasured, _command(sweep, best))
+    return Answer(
+        metric=metric,
+        ratios=ratios,
+        best=best,
+        complete=[configuration for configuration in some if configuration.is_complete],
+        comparisons=sorted(_compare(best, some, ratios=ratios), key=lambda comparison: comparison.configuration.rank),
+        unmeasured=[configuration for configuration in every if not configuration.values],
+        idle=idle_factors(sweep, metric),
+        command=_command(sweep, best),
+    )
 
 
 def configurations(jobs: Iterable[Job], metric: str) -> list[Configuration]:

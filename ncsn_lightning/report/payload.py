@@ -117,6 +117,8 @@ def _answer(found: Answer, sweep: Sweep) -> dict[str, Any]:
         "command": found.command,
         "ties": len(found.ties),
         "twins": len(found.twins),
+        "complete": [first(configuration.jobs) for configuration in found.complete],
+        "idle": list(map(str, found.idle)),
         "ratios": found.ratios,
         "comparisons": [
             [first(c.configuration.jobs), c.seeds, *map(rounded, (c.effect, c.low, c.high)), c.told]

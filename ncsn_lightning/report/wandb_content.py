@@ -45,10 +45,12 @@ def _fill(run: Any, sweep: Sweep, found: Answer | None) -> None:
         run.summary.update(
             {
                 "best/configuration": found.best.label,
+                "best/provisional": not found.best.is_complete,
                 f"best/{found.metric}": found.best.mean,
                 "best/standard_error": _finite(found.best.standard_error),
                 "best/command": found.command,
                 "best/cannot_be_told_from_it": [configuration.label for configuration in found.ties],
+                "no_effect": list(map(str, found.idle)),
             }
         )
     if found and len(sweep.factors) > 1:

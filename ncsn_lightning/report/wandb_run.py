@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..files import shown
 from ..sweeps.folder import Sweep
 
 WANDB_RUN = "ncsn_lightning.loggers.WandbRun"
@@ -39,7 +40,7 @@ def log_sweep(sweep: Sweep) -> list[str]:
 
         lines += write_run(sweep, settings)
     if _pending(sweep):
-        lines.append(f"W&B is offline; upload all runs of this sweep later with: {_sync_command(sweep.folder)}")
+        lines += ["W&B is offline; upload all runs of this sweep later with:", f"  {_sync_command(sweep.folder)}"]
     return lines
 
 
@@ -72,6 +73,5 @@ def _pending(sweep: Sweep) -> bool:
 
 def _sync_command(folder: Path) -> str:
     """Of a shell, which spells out the `*`."""
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    place = shlex.quote(str(shown))
+    place = shlex.quote(shown(folder))
     return f"wandb sync {place}/wandb {place}/*/wandb"

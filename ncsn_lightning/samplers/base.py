@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import strict
+from ..arguments import described, strict
 from ..distributions import Distribution
 from ..randomness import keyed_generator
 from ..scores import Score
@@ -38,6 +38,8 @@ class Sampler(ABC):
     def __init__(self, *, prior: Prior, denoise: bool) -> None:
         self.prior = prior
         self.denoise = denoise
+
+    __repr__ = described
 
     @abstractmethod
     def states(

@@ -55,6 +55,11 @@ class Conductor:
         overrides = {key: pairs[key] for key in self.jobs[name].swept}
         return read_job(self.folder, name, overrides=overrides, fixed=[])
 
+    def steps(self, name: str) -> int | None:
+        """The optimiser steps that one of the jobs will take; None where only its training knows."""
+        steps = self.jobs[name].config["trainer"].get("max_steps")
+        return steps if isinstance(steps, int) and steps > 0 else None
+
     def unfinished(self, *, retry_failed: bool) -> list[str]:
         """Jobs that this command has to see to: all but the finished ones, and those that failed if it leaves them."""
         leave = ENDED[:1] if retry_failed else ENDED

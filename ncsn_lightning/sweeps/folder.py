@@ -80,8 +80,8 @@ class Sweep:
     """All jobs of a sweep, in the order in which the command line spans them.
 
     Attributes:
-        folder: of the sweep; its name names the sweep.
-        name: of the sweep.
+        folder: of the sweep.
+        name: of the sweep: its folder's, or its swept keys where that is a hash.
         question: what it asks, the first comment of its file; None for a sweep without a file.
         command: of a shell, that runs or resumes it.
         factors: swept keys and all their values as the command line gives them, in its order.
@@ -114,6 +114,30 @@ def read_sweep(folder: Path | str) -> Sweep:
     plan = read_plan(folder)
     jobs = [read_job(folder, name, **job) for name, job in plan.pop("jobs").items()]
     return Sweep(folder=folder, jobs=jobs, **plan)
+
+
+def find_sweep(name: str, root: Path) -> Path:
+    """The folder of a sweep: a path, or else the name of a folder or of a sweep among those of `root`.
+
+    Raises:
+        NoSweepError: several sweeps have this name.
+    """
+    if Path(name).exists():
+        return Path(name)
+    if (root / name).is_dir():
+        return root / name
+    found = [path.parent for path in sorted(root.glob("*/sweep.json")) if _name(path) == name]
+    if len(found) > 1:
+        raise NoSweepError(f"{name}: the name of {len(found)} sweeps; give the folder, {', '.join(map(str, found))}")
+    return found[0] if found else Path(name)
+
+
+def _name(path: Path) -> str | None:
+    """The name that a `sweep.json` gives its sweep."""
+    try:
+        return str(read_plan(path.parent)["name"])
+    except NoSweepError:
+        return None
 
 
 def read_plan(folder: Path) -> dict[str, Any]:

@@ -32,6 +32,10 @@ TAG = 64
 """The longest tag that W&B takes."""
 
 
+GROUP = 100
+"""Characters of a sweep's name in that of its W&B group, which takes 128."""
+
+
 class JobFailed(RuntimeError):  # noqa: N818  (it names the status of a job)
     """The job's summary says failed, diverged or preempted; the message is its one line."""
 
@@ -78,11 +82,12 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
 
 def named(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A job's configuration with what loggers call it: the sweep's name for its group, swept overrides for the rest."""
-    swept = read_plan(folder.parent)["jobs"][folder.name]["overrides"]
-    pairs = [f"{key}={value}" for key, value in swept.items()]
+    plan, sweep = read_plan(folder.parent), folder.parent.name
+    pairs = [f"{key}={value}" for key, value in plan["jobs"][folder.name]["overrides"].items()]
+    group = sweep if plan["name"] == sweep else f"{plan['name'][:GROUP]} ({sweep})"
     return {
         **config,
-        "group": config["group"] or folder.parent.name,
+        "group": config["group"] or group,
         "name": " ".join(pairs) or config["name"],
         "tags": [*config["tags"], *(pair[:TAG] for pair in pairs)],
     }

@@ -64,6 +64,10 @@ class Planner:
             raise Refusal("\n".join(lines))
         return {override.get_key_element(): override for override in overrides}
 
+    def swept(self, arguments: list[str]) -> list[str]:
+        """The keys that `arguments` sweep over, in their order."""
+        return [key for key, override in self.parse(arguments).items() if override.is_sweep_override()]
+
     def span(self, arguments: list[str]) -> list[Planned]:
         """The different jobs that `arguments` span, in their order.
 
@@ -71,8 +75,7 @@ class Planner:
             Refusal: they sweep over nothing, over what can change no result, or over a continuum.
             HydraException: Hydra cannot compose them.
         """
-        overrides = self.parse(arguments)
-        keys = [key for key, override in overrides.items() if override.is_sweep_override()]
+        overrides, keys = self.parse(arguments), self.swept(arguments)
         jobs: dict[str, Planned] = {}
         for line in itertools.product(*map(choices, overrides.values())):
             job = self.job(list(line), swept=keys)

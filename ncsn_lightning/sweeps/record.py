@@ -23,13 +23,21 @@ Line = dict[str, str]
 """Overrides by their keys."""
 
 
-def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question: str | None, command: str) -> None:
+def title(swept: list[str]) -> str:
+    """The name of a sweep that was given none: what it asks, `schedule × weighting × seed`."""
+    return " × ".join(swept)
+
+
+def write_plan(
+    folder: Path, jobs: list[Planned], planner: Planner, *, named: bool, question: str | None, command: str
+) -> None:
     """Note the jobs of a command in the sweep's folder, whole or not at all, beside those that are there.
 
     Args:
         folder: of the sweep.
         jobs: of the command.
         planner: of the command.
+        named: whether somebody gave the folder its name; else it is a hash, and the sweep is called by its swept keys.
         question: what the sweep asks.
         command: of a shell, that runs these jobs.
 
@@ -40,7 +48,8 @@ def write_plan(folder: Path, jobs: list[Planned], planner: Planner, *, question:
         path = folder / "sweep.json"
         old: dict[str, Any] = read_plan(folder) if path.exists() else {}
         plan = _joined(old, jobs, planner, command)
-        plan = {"name": folder.name, "question": question or old.get("question"), **plan}
+        name = folder.name if named else title([*plan["factors"]]) or folder.name
+        plan = {"name": name, "question": question or old.get("question"), **plan}
         if plan != old:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(plan, indent=2, ensure_ascii=False) + "\n")

@@ -26,8 +26,9 @@ from .conductor import Conductor
 from .folder import Job, State
 from .lease import holder
 from .planning import Planned, Planner
-from .record import write_plan
+from .record import title, write_plan
 from .rounds import Record, Rounds, Say, grid
+from .trainings import fingerprint, idle_lines
 from .view import View, table
 
 CHILDREN = ("joblib",)
@@ -117,14 +118,19 @@ def run_sweep(
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     say = partial(console.print, markup=False, soft_wrap=True)
     planner, conductor = Planner(loader, config), Conductor(folder, launcher)
-    record: Record = partial(write_plan, folder, planner=planner, question=_question(config), command=_command())
+    named = folder.name != _short_hash(config.hydra.overrides.task)
+    record: Record = partial(
+        write_plan, folder, planner=planner, named=named, question=_question(config), command=_command()
+    )
     if config.hydra.sweeper.n_trials is None:
         rounds = grid(planner.span(arguments), conductor, record, retry_failed=config.retry_failed)
     else:
         rounds = _search(arguments, config, planner, conductor, record, say)
-    _check(rounds.sample, folder, here=where in HERE)
+    idle = _check(rounds.sample, folder, here=where in HERE)
     folder.mkdir(parents=True, exist_ok=True)
-    say(f"sweep {folder.name}: {rounds.opening}; {folder}")
+    say(f"sweep {folder.name if named else title(planner.swept(arguments)) or folder.name}: {rounds.opening}; {folder}")
+    for line in idle:
+        say(line)
     try:
         with (
             stopping.listening(patient=where in CHILDREN),
@@ -142,7 +148,7 @@ def run_sweep(
         raise
     finally:
         ended = [conductor.read(name) for name in conductor.jobs]
-        console.print(table(ended))
+        console.print(table(ended, console))
         report(folder)
     publish(folder)
     _demand_all(ended, rounds.well, retry_failed=config.retry_failed)
@@ -176,27 +182,47 @@ def _demand_place(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
-def _check(jobs: list[Planned], folder: Path, *, here: bool) -> None:
+def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
     """Build the objects of all jobs once, for what is wrong with any of them is said before one begins.
 
     Of jobs that differ in their seeds alone, one is built, and one with each seed.
+
+    Returns:
+        Lines on swept keys that change no training.
+
+    Raises:
+        Refusal: a job cannot run.
     """
     lines: dict[str, None] = {}
     if jobs:
+        from .. import precheck
+
+        for job in {_kind(job): job for job in jobs}.values():
+            lines |= dict.fromkeys(precheck.refused(job.config, overrides=job.line))
+        if lines:
+            raise Refusal("\n".join(lines))
         from ..jobs import check
-    seen: set[str] = set()
+    prints: dict[str, str | None] = {}
+    seeds: set[object] = set()
     for job in jobs:
-        kinds = {config_hash({**job.config, "seed": None}), f"seed {job.config.get('seed')}"}
-        if kinds <= seen:
+        kind, seed = _kind(job), job.config.get("seed")
+        if kind in prints and seed in seeds:
             continue
-        seen |= kinds
+        seeds.add(seed)
         config = {**job.config, "paths": {**job.config["paths"], "folder": str(folder / job.hash)}}
         try:
-            check(config, overrides=job.line, here=here)
+            prints.setdefault(kind, fingerprint(check(config, overrides=job.line, here=here)))
         except Refusal as refusal:
+            prints[kind] = None
             lines |= dict.fromkeys(str(refusal).splitlines())
     if lines:
         raise Refusal("\n".join(lines))
+    return idle_lines(jobs, lambda job: prints[_kind(job)])
+
+
+def _kind(job: Planned) -> str:
+    """What jobs have in common that differ in their seed alone."""
+    return config_hash({**job.config, "seed": None})
 
 
 def _question(config: DictConfig) -> str | None:

@@ -8,18 +8,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..files import shown
 from .conductor import Conductor
 from .folder import Job
+from .progress import Progress, Watch
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ BAR = 30
 
 RUNNING_ROWS = 8
 """Running jobs that the live view names."""
+
+COLUMN = 11
+"""Characters that the table gives settings, a status and a reason at least, on a terminal too narrow for all."""
 
 
 class View:
@@ -50,6 +55,7 @@ class View:
         self.jobs = {name: conductor.read(name) for name in conductor.jobs}
         self.before = sum(job.state == "finished" for job in self.jobs.values())
         self.started = time.monotonic()
+        self.watch = Watch()
         self._ended, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="view", daemon=True)
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
@@ -107,7 +113,19 @@ class View:
         head.add_row(ProgressBar(total, done, width=BAR), Text(", ".join(counts)))
         rows: list[RenderableType] = [head]
         rows += [Text(f"best so far: {_line(best)}")] if (best := self._best()) else []
-        return Group(*rows, *(Text(f"running: {label(job)}") for job in running[:RUNNING_ROWS]))
+        return Group(*rows, *([self._running(running)] if running else []))
+
+    def _running(self, jobs: list[Job]) -> Table:
+        """A line for each of some running jobs: which, its step, its loss, the time left for its training."""
+        rows = Table(box=None, pad_edge=False, show_header=False)
+        for fixed in (False, True, True, True):
+            rows.add_column(no_wrap=fixed, overflow="fold", justify="left")
+        for job in jobs[:RUNNING_ROWS]:
+            found = self.watch.look(job, self.conductor.steps(job.hash))
+            rows.add_row(*map(Text, (f"running: {label(job)}", *_progress(found))))
+        if len(jobs) > RUNNING_ROWS:
+            rows.add_row(Text(f"and {len(jobs) - RUNNING_ROWS} more"))
+        return rows
 
     def _time_left(self) -> float | None:
         """Seconds, if the jobs to come take as long as those that this command has seen."""
@@ -120,21 +138,54 @@ class View:
         return min(scored, key=_score, default=None)
 
 
-def table(jobs: list[Job]) -> Table:
-    """How every job of a sweep ended: job, status, score error or a line of reason, folder."""
+def table(jobs: list[Job], console: Console) -> RenderableType:
+    """How every job of a sweep ended: its settings, its status, its score error or a line of reason, its folder.
+
+    What all jobs have in common is said once, above. Each other key has a column where the console has room for that,
+    and is said in every row where it has not; what is longer than a column is folded into further lines.
+    """
+    keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
+    told = [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
+    common = [f"{key}={jobs[0].overrides[key]}" for key in keys if key not in told]
+    places = dict.fromkeys(shown(job.folder.parent) for job in jobs)
+    above = [f"jobs in {place}" for place in places] + ([f"all with {' '.join(common)}"] if common else [])
+    rows = _rows(jobs, {key: lambda job, key=key: job.overrides.get(key, "") for key in told})  # type: ignore[misc]
+    if Measurement.get(console, console.options.update_width(1000), rows).minimum > console.width:
+        rows = _rows(
+            jobs, {"job": lambda job: " ".join(f"{key}={job.overrides[key]}" for key in told if key in job.overrides)}
+        )
+    return Group(Text(", ".join(above), overflow="fold"), rows)
+
+
+def _rows(jobs: list[Job], settings: dict[str, Callable[[Job], str]]) -> Table:
+    """A row a job: what `settings` say of it, by the names of their columns, then how it ended."""
     rows = Table(box=None, pad_edge=False)
-    for name in ("job", "status", "score error, or reason", "folder"):
-        rows.add_column(name, no_wrap=True)
+    for name in (*settings, "status", "score error, or reason"):
+        rows.add_column(name, overflow="fold", min_width=COLUMN)
+    rows.add_column("folder", overflow="fold", min_width=max((len(job.folder.name) for job in jobs), default=0))
     for job in jobs:
         scored = job.state == "finished" and not math.isnan(_score(job))
         said = f"{_score(job):.4g}" if scored else job.reason
-        rows.add_row(*map(Text, (label(job), job.state, said, _shown(job.folder))))
+        rows.add_row(*map(Text, (*(setting(job) for setting in settings.values()), job.state, said, job.folder.name)))
     return rows
 
 
 def label(job: Job) -> str:
     """A job's readable name: its swept overrides."""
     return " ".join(f"{key}={value}" for key, value in job.overrides.items()) or job.hash
+
+
+def _progress(found: Progress | None) -> tuple[str, str, str]:
+    """The step, the loss and the time left, in words."""
+    if found is None:
+        return "no step yet", "", ""
+    of = f" of {found.total}" if found.total else ""
+    left = f"{_minutes(found.left)} left" if found.left is not None else ""
+    return (
+        f"step {found.step}{of}",
+        found.loss and f"loss {found.loss}",
+        "samples, pictures" if found.is_trained else left,
+    )
 
 
 def _score(job: Job) -> float:
@@ -149,7 +200,3 @@ def _line(job: Job) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
-
-
-def _shown(folder: Path) -> str:
-    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)

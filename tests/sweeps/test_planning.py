@@ -16,7 +16,8 @@ from hydra.types import RunMode
 from ncsn_lightning.configuration import Refusal, can_change_result, config_folder, config_hash
 from ncsn_lightning.sweeps import record
 from ncsn_lightning.sweeps.conductor import Conductor
-from ncsn_lightning.sweeps.folder import NoSweepError, read_sweep
+from ncsn_lightning.sweeps.folder import NoSweepError, find_sweep, read_sweep
+from ncsn_lightning.sweeps.job import named
 from ncsn_lightning.sweeps.planning import Planned, Planner
 from ncsn_lightning.sweeps.record import write_plan
 from ncsn_lightning.sweeps.running import _check
@@ -140,9 +141,69 @@ def test_a_job_for_another_machine_is_not_asked_for_this_one_s_devices(planner, 
         _check(jobs, tmp_path, here=True)
 
 
-def note(folder, planned, *, command, question=None):
+AFTER = "such as the sampling"
+IDLE = {
+    ("schedule=geometric,karras", "weighting=uniform,edm", "seed=0,1"): (
+        f"schedule: changes no training, only what follows it, {AFTER}, so these 8 jobs are 4 trainings; with "
+        "levels=ladder training takes the schedule's own levels"
+    ),
+    ("schedule.num_levels=5,10", "sampler.step_ratio=0.1,0.2"): (
+        f"schedule.num_levels and sampler.step_ratio: change no training, only what follows it, {AFTER}, so these 4 "
+        "jobs are 1 training; with levels=ladder training takes the schedule's own levels"
+    ),
+    (
+        "sampler=heun,euler",
+    ): f"sampler: changes no training, only what follows it, {AFTER}, so these 2 jobs are 1 training",
+}
+EFFECTIVE = [
+    ["schedule=geometric,karras", "levels=ladder"],
+    ["schedule.sigma_max=3,4", "schedule.num_levels=5"],
+    ["weighting=uniform,edm"],
+    ["levels=ladder,log_uniform"],
+    ["optimizer.lr=1e-3,2e-3", "seed=0,1"],
+    ["data.batch_size=64,128"],
+    ["trainer.max_steps=100,200"],
+    ["network.hidden_dims=[8],[16]"],
+    ["objective=denoising,stable_target"],
+    ["distribution=moons,circles"],
+    ["module.ema_decay=0.9,0.99"],
+    ["+trainer.gradient_clip_val=1,2"],
+    ["seed=0,1"],
+]
+
+
+@pytest.mark.parametrize("arguments", IDLE)
+def test_a_key_that_changes_no_training_is_said_at_the_start(arguments, planner, tmp_path):
+    assert _check(planner(*arguments, "logger=csv")[1], tmp_path, here=True) == [IDLE[arguments]]
+
+
+@pytest.mark.parametrize("arguments", EFFECTIVE)
+def test_a_key_that_changes_the_training_is_not_called_idle(arguments, planner, tmp_path):
+    assert _check(planner(*arguments, "logger=csv")[1], tmp_path, here=True) == []
+
+
+def test_a_sweep_without_a_name_is_called_by_its_question(planner, tmp_path):
+    """The folder keeps its hash; a report takes either, unless two sweeps ask the same."""
+    arguments = ("schedule=karras,linear", "weighting=edm,uniform", "seed=0,1")
+    name = "schedule × weighting × seed"
+    plan = note(tmp_path / "ecf5c3ec", planner(*arguments), command="one", named=False)
+    assert plan["name"] == name
+    assert find_sweep(name, tmp_path) == find_sweep("ecf5c3ec", tmp_path) == tmp_path / "ecf5c3ec"
+    assert find_sweep(str(tmp_path / "ecf5c3ec"), tmp_path) == tmp_path / "ecf5c3ec"
+    assert read_sweep(tmp_path / "ecf5c3ec").name == name
+    (job, *_) = plan["jobs"]
+    assert named({"group": None, "name": "", "tags": []}, tmp_path / "ecf5c3ec" / job)["group"] == f"{name} (ecf5c3ec)"
+    note(tmp_path / "0123abcd", planner(*arguments, "optimizer.lr=1"), command="two", named=False)
+    with pytest.raises(NoSweepError, match=r"the name of 2 sweeps; give the folder, .*0123abcd, .*ecf5c3ec"):
+        find_sweep(name, tmp_path)
+    with pytest.raises(NoSweepError, match="nothing: no such folder"):
+        read_sweep(find_sweep("nothing", tmp_path))
+
+
+def note(folder, planned, *, command, question=None, named=True):
     planner, jobs = planned
-    write_plan(folder, jobs, planner, question=question, command=command)
+    folder.mkdir(exist_ok=True)
+    write_plan(folder, jobs, planner, named=named, question=question, command=command)
     return json.loads((folder / "sweep.json").read_text())
 
 

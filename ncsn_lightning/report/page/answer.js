@@ -8,14 +8,16 @@ function drawAnswer(section) {
 		return;
 	}
 	const best = jobs[found.best];
-	const members = groups(seedIndex < 0 ? "" : data.seed).find((group) => group.first === best).jobs;
-	const result = numbers(members);
+	const resultOf = (job) => numbers(groups(seedIndex < 0 ? "" : data.seed).find((group) => group.first === job).jobs);
+	const result = resultOf(best), isComplete = found.complete[0] === found.best;
 	section.append(
 		h("div", { class: "best" },
 			h("p", { class: "best-name" }, chips(named(best, data.seed))),
 			h("p", { class: "best-value" }, h("strong", {}, plusMinus(result.mean, result.error)), " ", view.metric),
 			h("p", { class: "best-how" }, sureness(result)),
+			!isComplete && h("p", { class: "provisional" }, provisional(result, found, resultOf)),
 			h("p", { class: "verdict" }, result.n > 1 ? verdict(found) : "From one seed nobody can tell whether the others are worse.", " ", twins(found), " ", pending()),
+			found.idle.map((line) => h("p", { class: "idle" }, line)),
 			command(found.command),
 		),
 	);
@@ -23,8 +25,16 @@ function drawAnswer(section) {
 }
 
 function sureness({ n, planned }) {
-	if (n < 2) return n < planned ? `one of ${planned} seeds so far: nothing is known about its spread` : "one seed: nothing is known about its spread; sweep seed=0,1,2 to learn it";
-	return `mean ± standard error over ${n} seeds${n < planned ? `, of ${planned} planned` : ""}`;
+	if (n < 2) return n < planned ? "one seed so far: nothing is known about its spread" : "one seed: nothing is known about its spread; sweep seed=0,1,2 to learn it";
+	return `mean ± standard error over ${n} seeds`;
+}
+
+function provisional({ n, planned }, { complete }, resultOf) {
+	const lead = `This leader is provisional: ${n} of its ${planned} seeds ${n === 1 ? "has" : "have"} finished. `;
+	if (!complete.length) return `${lead}No configuration has all of its seeds yet.`;
+	const beside = jobs[complete[0]], { mean, error } = resultOf(beside);
+	const of = complete.length === 1 ? "The one configuration whose seeds have all finished" : `The best of the ${complete.length} whose seeds have all finished`;
+	return `${lead}${of}: ${label(beside, data.seed)}, ${plusMinus(mean, error)}.`;
 }
 
 function verdict({ ties, comparisons }) {
@@ -54,7 +64,7 @@ function drawRanking(section, found, several) {
 	const scale = track(shown);
 	section.append(h("h3", {}, bySeeds ? "All configurations, best first" : `In order of their mean over ${view.over || "nothing: job by job"}`));
 	const list = h("ol", { class: "ranking", style: `--names:${Math.max(namesOf(), 1)}` }, axis(scale, bySeeds && several));
-	for (const row of shown) list.append(rankingRow(row, scale, bySeeds && several ? compared.get(row.first.index) : null, row.first.index === found.best));
+	for (const row of shown) list.append(rankingRow(row, scale, bySeeds && several ? compared.get(row.first.index) : null, row.first.index === found.best, found));
 	section.append(h("div", { class: "scroll" }, list));
 	more(section, "r", rows.length - shown.length, "configurations");
 	if (bySeeds && several) section.append(howItWasTold());
@@ -87,12 +97,12 @@ function ticks(scale) {
 	return decades.length > 1 ? decades : found.filter((value) => /^[125]/.test(value.toExponential()));
 }
 
-function rankingRow(row, scale, comparison, isBest) {
+function rankingRow(row, scale, comparison, isBest, found) {
 	const clamp = (value) => Math.min(100, Math.max(0, scale(value)));
 	const error = row.error || 0;
 	const from = clamp(Math.max(row.mean - error, scale.domain()[0])), to = clamp(row.mean + error);
 	const kind = isBest ? "is-best" : comparison && !comparison.told ? "is-tied" : "";
-	const text = isBest ? "the best" : comparison && !comparison.told ? "cannot be told from it" : "";
+	const text = isBest ? (found.complete[0] === found.best ? "the best" : "leads, provisionally") : comparison && !comparison.told ? "cannot be told from it" : "";
 	return h("li", { class: kind },
 		namesOf() ? keys.filter((key) => key !== view.over).map((key) => h("span", { class: "level", "data-key": key }, levelText(row.first, key) || "–")) : h("span", {}, "the only one"),
 		h("span", { class: "track", "aria-hidden": "true" },
@@ -115,7 +125,7 @@ function worse({ seeds, effect, low, high, ratio }) {
 function howItWasTold() {
 	return h("details", { class: "note" },
 		h("summary", {}, "How this was told"),
-		h("p", {}, "Small dots are seeds, the large one is their mean, the bar its standard error. The best configuration is the one with the lowest mean among those whose seeds have all finished. “Worse by” is the factor between two configurations, its geometric mean over the seeds that both share (where a metric can be 0 or less: the difference), with its 95 % bootstrap interval, widened as Student’s t asks for few seeds. Where the interval holds 1 (of a difference: 0), the two cannot be told apart. Each interval is for one comparison; with many of them, one in twenty is wrong by chance."),
+		h("p", {}, "Small dots are seeds, the large one is their mean, the bar its standard error. The best configuration is the one with the lowest mean; it is provisional while seeds of it are missing, and one of whose seeds any diverged comes after all others. “Worse by” is the factor between two configurations, its geometric mean over the seeds that both share (where a metric can be 0 or less: the difference), with its 95 % bootstrap interval, widened as Student’s t asks for few seeds. Where the interval holds 1 (of a difference: 0), the two cannot be told apart. Each interval is for one comparison; with many of them, one in twenty is wrong by chance."),
 	);
 }
 

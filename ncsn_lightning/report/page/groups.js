@@ -63,7 +63,8 @@ function spread(values, planned = values.length) {
 
 function ranked(metric = view.metric) {
 	const rows = groups().map((group) => ({ ...group, ...numbers(group.jobs, metric) }));
-	return rows.filter((row) => row.n).sort((a, b) => a.mean - b.mean);
+	const diverged = (row) => row.jobs.some((job) => job.state === "diverged"); // which counts as worse than any number
+	return rows.filter((row) => row.n).sort((a, b) => diverged(a) - diverged(b) || a.mean - b.mean);
 }
 
 // Logarithmic where that is possible and the values span more than a factor of ten.

@@ -1,15 +1,17 @@
 // Parallel coordinates: a line a configuration, through its settings to its metrics; brush an axis to choose among them.
-const GAP = 112; // pixels between axes, at least
+const GAP = 112, SPACE = 14; // pixels between axes, and between their headings, at least
 
 function drawParallel(section) {
 	const rows = ranked().reverse(); // the best on top
 	if (!rows.length) return section.append(note("No job has finished yet."));
 	const axes = axesOf(rows);
-	const width = Math.max(section.clientWidth, GAP * axes.length), height = 340;
-	const top = 46, bottom = height - 18, gap = (width - 120) / (axes.length - 1);
+	const heads = axes.map((axis) => headWidth(heading(axis.key))), edge = Math.max(60, heads[0] / 2 + 2, heads.at(-1) / 2 + 2);
+	const least = Math.max(GAP, ...heads.slice(1).map((head, index) => (head + heads[index]) / 2 + SPACE));
+	const width = Math.max(section.clientWidth, 2 * edge + least * (axes.length - 1)), height = 340;
+	const top = 46, bottom = height - 18, gap = (width - 2 * edge) / (axes.length - 1);
 	const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
 	const plot = Charts.select(svg).attr("viewBox", `0 0 ${width} ${height}`).attr("width", width).attr("height", height).attr("class", "parallel").attr("role", "img").attr("aria-label", "Parallel coordinates: a line a configuration");
-	axes.forEach((axis, index) => Object.assign(axis, { x: 60 + index * gap, scale: axis.scale.range([bottom, top]) }));
+	axes.forEach((axis, index) => Object.assign(axis, { x: edge + index * gap, scale: axis.scale.range([bottom, top]) }));
 	const good = goodness(rows.map((row) => row.mean));
 	const lines = plot.append("g").attr("fill", "none").selectAll("path").data(rows).join("path")
 		.attr("d", (row) => pathOf(axes, row))
@@ -57,10 +59,21 @@ function pathOf(axes, row) {
 	}).join("");
 }
 
+function heading(key) {
+	return key.length > 18 ? key.split(".").at(-1) : key;
+}
+
+// Pixels that a heading takes, in the font that the style gives it.
+function headWidth(text) {
+	const context = document.createElement("canvas").getContext("2d");
+	context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
+	return context.measureText(text).width;
+}
+
 function drawAxis(plot, axis, brushes, [top, bottom], apply) {
 	const group = plot.append("g").attr("transform", `translate(${axis.x},0)`).attr("class", "axis");
 	group.append("line").attr("y1", top).attr("y2", bottom);
-	group.append("text").attr("class", "title").attr("y", 18).attr("text-anchor", "middle").text(axis.key.length > 18 ? axis.key.split(".").at(-1) : axis.key);
+	group.append("text").attr("class", "title").attr("y", 18).attr("text-anchor", "middle").text(heading(axis.key));
 	for (const value of axis.ticks) group.append("text").attr("x", 8).attr("y", axis.scale(value)).attr("dy", "0.32em").text(typeof value === "number" ? number(value, 2) : shortened(value));
 	const brush = Charts.brushY().extent([[-14, top - 6], [14, bottom + 6]]);
 	const handle = group.append("g").attr("class", "brush").call(brush);
