@@ -30,7 +30,7 @@ from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
 from .checkpoints import Checkpoint, latest_checkpoint
 from .compiled import check_compilable
-from .configuration import config_hash
+from .configuration import config_hash, settings
 from .distributions import Distribution
 from .files import remove_parts, replacing
 from .loggers import MetricsCSV
@@ -260,7 +260,7 @@ def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
         job.builder.check()
         _leave_out_unlogged(trainer)
         for logger in trainer.loggers:
-            logger.log_hyperparams(job.record.config)
+            logger.log_hyperparams(settings(job.record.config, job.record.overrides))
             if isinstance(logger, MetricsCSV):
                 logger.rewind(checkpoint.content["metrics_rows"] if checkpoint else 0)
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint.path if checkpoint else None)

@@ -95,7 +95,10 @@ class NCSN(L.LightningModule):
         optimizer = self.optimizer(groups)
         optimizer.register_step_post_hook(Follow(self.average, self.model, lambda: self.global_step))
         rate = LearningRate(self.warmup_steps, self.total_steps or planned_steps(self.trainer), self.decay)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step", "name": "lr"},
+        }
 
     def on_train_start(self) -> None:
         trainer: Any = self.trainer

@@ -44,10 +44,8 @@ def sample(config: dict[str, Any]) -> Path:
             np.savez(path, x=x.numpy())
         else:
             np.savetxt(path, x.numpy(), delimiter=",", header="x1,x2", comments="")
-    picture = out.with_suffix(".png")
-    with replacing(picture) as path:
-        path.write_bytes(plotting.png(plotting.plot_samples(question.run.distribution, x)))
-    log.info("%d samples in %s, a picture in %s", len(x), out, picture)
+    _draw(question, plotting.plot_samples(question.run.distribution, x), out.stem)
+    log.info("%d samples in %s, a picture in %s", len(x), out, out.with_suffix(".png"))
     return out
 
 
@@ -83,10 +81,17 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         with replacing(question.out) as path:
             path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
         for name, figure in _figures(question, numbers, split, parts.get("likelihood")).items():
-            with replacing(question.out.with_name(f"{question.out.stem}_{name}.png")) as path:
-                path.write_bytes(plotting.png(figure))
+            _draw(question, figure, f"{question.out.stem}_{name}")
         log.info("numbers in %s, pictures in %s_*.png", question.out, question.out.with_suffix(""))
     return numbers
+
+
+def _draw(question: Question, figure: Figure, name: str) -> None:
+    """Write a figure beside `out`, in every format that is asked for."""
+    assert question.out is not None
+    for kind, content in plotting.rendered(figure, question.formats).items():
+        with replacing(question.out.with_name(f"{name}.{kind}")) as path:
+            path.write_bytes(content)
 
 
 def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:

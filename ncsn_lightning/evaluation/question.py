@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from omegaconf import OmegaConf
 
 from ..building import Builder
 from ..configuration import config_hash, packages
 from ..objectives import Exact
+from ..plotting import Format
 from ..runs import Run, load_run
 from ..samplers import Sampler
 from ..schedules import Schedule
@@ -40,6 +43,7 @@ class Question:
                 builder.refuse(f"{name}={value!r}: give a whole number of at least {least}", broken=name)
         self.n, self.seed = config["n"], config["seed"]
         self.out = _writable(builder, suffixes) if config["out"] is not None else None
+        self.formats = _formats(builder)
         run = self._run("run", config)
         if run is not None:
             self.schedule: Schedule = self._schedule(run)
@@ -112,6 +116,17 @@ class Question:
     def chains(self) -> Chains:
         """Those of the question's sampler on its ladder."""
         return Chains(self.sampler, self.run.distribution, self.schedule, n=self.n)
+
+
+def _formats(builder: Builder) -> list[Format]:
+    """Those of the figures: one, or a list of them."""
+    given = OmegaConf.to_container(builder.config.figures)["format"]
+    formats = given if isinstance(given, list) else [given]
+    if wrong := [kind for kind in formats if kind not in get_args(Format)]:
+        builder.refuse(
+            f"figures.format={given}: {wrong[0]} is none of {', '.join(get_args(Format))}; choose one of them"
+        )
+    return formats
 
 
 def _writable(builder: Builder, suffixes: tuple[str, ...]) -> Path:

@@ -25,6 +25,8 @@ class ScoreErrors(NamedTuple):
         norm: σ² E‖s‖²: what the score s_θ = 0 would err.
         loss: denoising loss σ² E‖s_θ + z/σ‖².
         minimum: the loss of the exact score on the same points: what no network can undercut but by chance.
+        error_stderr, loss_stderr, relative_stderr: standard errors of `error`, `loss` and `relative` over the
+            points of each level.
     """
 
     sigmas: Float[Tensor, "levels"]
@@ -32,6 +34,9 @@ class ScoreErrors(NamedTuple):
     norm: Float[Tensor, "levels"]
     loss: Float[Tensor, "levels"]
     minimum: Float[Tensor, "levels"]
+    error_stderr: Float[Tensor, "levels"]
+    loss_stderr: Float[Tensor, "levels"]
+    relative_stderr: Float[Tensor, "levels"]
 
     @property
     def relative(self) -> Float[Tensor, "levels"]:
@@ -100,16 +105,26 @@ class ScoreTest(nn.Module):
         denoising = -self.noise / column(sigma, self.noise)
         predicted = torch.stack([score(x, s) for x, s in zip(self.x, self.sigmas, strict=True)])
 
-        def mean_square(field: Float[Tensor, "levels points 2"]) -> Float[Tensor, "levels"]:
-            return self.sigmas.square() * field.double().square().sum(-1).mean(-1)
+        def square(field: Float[Tensor, "levels points 2"]) -> Float[Tensor, "levels points"]:
+            return self.sigmas.square().unsqueeze(-1) * field.double().square().sum(-1)
 
+        error, norm, loss = square(predicted - exact), square(exact), square(predicted - denoising)
+        relative = (error.mean(-1) / norm.mean(-1)).unsqueeze(-1)
         return ScoreErrors(
             self.sigmas,
-            error=mean_square(predicted - exact),
-            norm=mean_square(exact),
-            loss=mean_square(predicted - denoising),
-            minimum=mean_square(exact - denoising),
+            error=error.mean(-1),
+            norm=norm.mean(-1),
+            loss=loss.mean(-1),
+            minimum=square(exact - denoising).mean(-1),
+            error_stderr=_standard_error(error),
+            loss_stderr=_standard_error(loss),
+            relative_stderr=_standard_error(error - relative * norm) / norm.mean(-1),
         )
+
+
+def _standard_error(values: Float[Tensor, "levels points"]) -> Float[Tensor, "levels"]:
+    """Of the mean over the points of a level; NaN for one point."""
+    return (values.var(-1, correction=0) / (values.shape[-1] - 1)).sqrt()
 
 
 @torch.no_grad()
