@@ -43,7 +43,7 @@ def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tenso
     columns = len(chosen) if len(chosen) <= 5 else len(chosen) // 2
     rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
     frames = _row_limits(target, [max(sigmas[index] for index in row) for row in rows])
-    figure, grid = plane_figure(frames[0], columns=columns, extra=0.4 + 0.45 * len(rows), frames=frames)
+    figure, grid = plane_figure(frames[0], columns=columns, extra=0.3 + 0.65 * len(rows), frames=frames)
     figure.suptitle(CONTOURS + ("; dashed: the lower row's frame" if len(rows) > 1 else ""), fontsize="medium")
     figure.get_layout_engine().set(h_pad=0.1)
     for row, panels, frame in zip(rows, grid, frames, strict=True):
@@ -69,7 +69,7 @@ def _row_limits(target: Distribution, sigmas: Sequence[float]) -> list[Limits]:
     """A frame for each row, around the bulk of its widest cloud as far as that leaves the data large enough to see."""
     *upper, last = sigmas
     lower = limits(target, min(last, 0.3 * target.sigma_data))
-    return [*(_scaled(lower, limits(target, min(0.5 * sigma, 1.5 * target.sigma_data))) for sigma in upper), lower]
+    return [*(_scaled(lower, limits(target, min(0.5 * sigma, 3 * target.sigma_data))) for sigma in upper), lower]
 
 
 def _scaled(frame: Limits, around: Limits) -> Limits:

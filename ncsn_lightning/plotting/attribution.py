@@ -44,7 +44,7 @@ def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
     for index, (metric, bars) in enumerate(metrics.items()):
         axes = panels[index // COLUMNS, index % COLUMNS]
         _bars(axes, bars)
-        axes.set_title(metric.replace("_", " "), loc="left")
+        axes.set_title(metric.replace("_", " "))
         axes.set_yticks(range(len(names)), names if index % COLUMNS == 0 else [""] * len(names))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     units = "points: mean ± standard error, distances in data units"

@@ -83,7 +83,7 @@ def _draw_bars(figure: Figure, grid: list[list[Axes]], speed: Normalize, error: 
     arrows, model, errors = ([row[column] for row in grid] for column in range(3))
     scales: list[tuple[list[Axes], Normalize, ListedColormap, str]] = [
         (arrows, speed, ARROW_MAP, r"arrows: $\sigma\,\|s\|$ (dimensionless)"),
-        (model, Normalize(0, 1), BACKGROUND_MAP, r"background: $p_\sigma\,/\,\max p_\sigma$"),
+        (model, Normalize(0, 1), BACKGROUND_MAP, r"background: $p_\sigma\,/\,\max p_\sigma$ (dimensionless)"),
         (errors, error, ERROR_STEPS, r"$\sigma\,\|s_\theta - s\|$ (dimensionless)"),
     ]
     for column, norm, colors, label in scales:

@@ -21,6 +21,9 @@ CONTOURS = "lines: 50, 90, 99 % of the mass"
 """What the lines of `draw_contours` are, for a caption."""
 
 
+X_LABEL = "$x_1$ (data units)"
+
+
 class Limits(NamedTuple):
     """A rectangle of the data plane, in data units, in the order of matplotlib's `extent`."""
 
@@ -145,7 +148,7 @@ def frame_axes(axes: Axes, frame: Limits) -> None:
     axes.set_ylim(frame.bottom, frame.top)
     axes.set_aspect("equal")
     axes.spines[["top", "right"]].set_visible(True)
-    for axis, name in ((axes.xaxis, "$x_1$ (data units)"), (axes.yaxis, "$x_2$ (data units)")):
+    for axis, name in ((axes.xaxis, X_LABEL), (axes.yaxis, "$x_2$ (data units)")):
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         axis.set_label_text(name)
 
@@ -166,5 +169,7 @@ def plane_figure(
         for axes in row:
             frame_axes(axes, place)
             axes.label_outer()
-            axes.tick_params(labelbottom=bool(frames) or row is grid[-1])
+            if frames:
+                axes.tick_params(labelbottom=True)
+                axes.set_xlabel(X_LABEL)
     return figure, grid
