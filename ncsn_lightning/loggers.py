@@ -8,6 +8,7 @@ import netrc
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,9 @@ CONNECT_SECONDS = 15
 
 STEP = "trainer/global_step"
 """The optimiser step, the x axis of everything in W&B; Lightning's logger writes it beside every metric."""
+
+LESS_IS_BETTER = ("loss/", "score_error", "sample_quality/")
+"""How metrics begin whose least value is worth a summary."""
 
 _CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name in os.environ}
 """Where the user wants what W&B stages (`wandb sync` needs it later) and caches; in the run's folder if nowhere."""
@@ -105,6 +109,7 @@ class WandbRun(WandbLogger):
     """
 
     def __init__(self, *, project: str, folder: str, run_id: str, **run: Any) -> None:
+        self.defined: set[str] = set()
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             super().__init__(project=project, save_dir=folder, offline=True)
             return
@@ -112,10 +117,17 @@ class WandbRun(WandbLogger):
         if experiment.offline:
             log.info("W&B is offline; upload this run later with: wandb sync %s", experiment.settings.sync_dir)
         experiment.define_metric(STEP)
-        for metric in ("loss/*", "score_error", "score_error/*", "sample_quality/*"):  # of which less is better
-            experiment.define_metric(metric, step_metric=STEP, summary="min,last")
-        experiment.define_metric("*", step_metric=STEP)  # the last one, for the first that fits counts
+        experiment.define_metric("*", step_metric=STEP)
         super().__init__(experiment=experiment)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log, and define each new metric by its own name: of two patterns that fit one, W&B takes either."""
+        for name in metrics.keys() - self.defined:
+            summary = "min,last" if name.startswith(LESS_IS_BETTER) else None
+            self.experiment.define_metric(name.replace(".", r"\."), step_metric=STEP, summary=summary)
+            self.defined.add(name)
+        super().log_metrics(metrics, step)
 
 
 def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:

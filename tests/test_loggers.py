@@ -107,7 +107,7 @@ def test_summaries_are_the_least_and_the_last_where_less_is_better(records, hist
     summary = {}
     for record in records["summary"]:
         summary |= record["update"]
-    for name in ("loss/train", "loss/validation", "score_error", "score_error/gradient", "sample_quality/density_tv"):
+    for name in ("loss/train", "loss/validation", "score_error", "score_error/0.01", "sample_quality/density_tv"):
         values = [value for _, value in history[name]]
         assert summary[name] == pytest.approx({"min": min(values), "last": values[-1]}, rel=1e-6), name
     for name in ("lr/pg1", "gradient_norm", "steps_per_second"):

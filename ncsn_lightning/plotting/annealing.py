@@ -43,7 +43,7 @@ def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tenso
     columns = len(chosen) if len(chosen) <= 5 else len(chosen) // 2
     rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
     frames = _row_limits(target, [max(sigmas[index] for index in row) for row in rows])
-    figure, grid = plane_figure(frames[0], columns=columns, extra=0.3 + 0.65 * len(rows), frames=frames)
+    figure, grid = plane_figure(frames[0], columns=columns, extra=0.3 + 0.8 * len(rows), frames=frames)
     figure.suptitle(CONTOURS + ("; dashed: the lower row's frame" if len(rows) > 1 else ""), fontsize="medium")
     figure.get_layout_engine().set(h_pad=0.1)
     for row, panels, frame in zip(rows, grid, frames, strict=True):

@@ -89,7 +89,7 @@ def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str,
     axes.fill_between(steps, mean - spread, mean + spread, color=GREY, alpha=0.25, linewidth=0)
     heights = np.concatenate([mean - spread, mean + spread, *drawn])
     log_axis(axes, heights[heights > 0], r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
-    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 13)).round().astype(int))
     labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
     axes.set_xticks(shown, labels)
     axes.set_xlabel(r"level $\sigma$ that the chains have reached (data units)")
