@@ -38,7 +38,7 @@ class TrainingMonitor(BlockCallback):
         self.steps, self.last = self.steps + trainer.global_step - self.last, trainer.global_step
         if not self.steps or trainer.global_step % trainer.log_every_n_steps:
             return
-        values = {"steps_per_second": self.steps / self.seconds}
+        values: dict[str, Any] = {"steps_per_second": self.steps / self.seconds}
         if gradients := [p.grad for p in pl_module.parameters() if p.grad is not None]:
             values["gradient_norm"] = get_total_norm(gradients)
         pl_module.log_dict(values)

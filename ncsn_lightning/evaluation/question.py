@@ -120,8 +120,9 @@ class Question:
 
 def _formats(builder: Builder) -> list[Format]:
     """Those of the figures: one, or a list of them."""
-    given = OmegaConf.to_container(builder.config.figures)["format"]
-    formats = given if isinstance(given, list) else [given]
+    given: Any = OmegaConf.select(builder.config, "figures.format")
+    given = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    formats: list[Format] = given if isinstance(given, list) else [given]
     if wrong := [kind for kind in formats if kind not in get_args(Format)]:
         builder.refuse(
             f"figures.format={given}: {wrong[0]} is none of {', '.join(get_args(Format))}; choose one of them"

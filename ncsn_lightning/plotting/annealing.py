@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -45,7 +46,8 @@ def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tenso
     frames = _row_limits(target, [max(sigmas[index] for index in row) for row in rows])
     figure, grid = plane_figure(frames[0], columns=columns, extra=0.3 + 0.8 * len(rows), frames=frames)
     figure.suptitle(CONTOURS + ("; dashed: the lower row's frame" if len(rows) > 1 else ""), fontsize="medium")
-    figure.get_layout_engine().set(h_pad=0.1)
+    engine: Any = figure.get_layout_engine()
+    engine.set(h_pad=0.1)
     for row, panels, frame in zip(rows, grid, frames, strict=True):
         for index, axes in zip(row, panels, strict=True):
             draw_contours(axes, target, frame, sigma=sigmas[index], color=VERMILION)

@@ -49,7 +49,7 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     draw_contours(right, target, frame, sigma=sigma)
     if len(samples) <= FEW:
         area = float(np.clip(2500 / max(len(points), 1), 5, 14))
-        right.scatter(*points.T, s=area, color=ORANGE, edgecolors="white", linewidths=0.4, zorder=3)
+        right.scatter(points[:, 0], points[:, 1], s=area, color=ORANGE, edgecolors="white", linewidths=0.4, zorder=3)
     right.set_title(f"{count(len(samples))} samples; {CONTOURS}" + (f"\n{note}" if note else ""), fontsize="medium")
     return figure
 
