@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,12 +20,12 @@ NODE = re.compile(r"^\$\{([\w.]+)\}$")
 """An interpolation of one whole node, `${schedule}`."""
 
 NO_RESULT = (
-    *("config_hash", "group", "logger", "name", "paths", "project", "resume", "run_id", "tags"),
+    *("config_hash", "figures", "group", "logger", "name", "options", "paths", "project", "resume", "run_id", "tags"),
     *("retry_failed", "sweep_name"),
     *("threads", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.enable_progress_bar", "trainer.profiler", "loop", "block_size"),
     *("callbacks.best", "callbacks.last", "callbacks.learning_rate", "callbacks.progress"),
-    "callbacks.figures.every_n_steps",
+    *("callbacks.monitor", "callbacks.figures.every_n_steps", "callbacks.figures.format"),
 )
 """What can change no result: names and places, how much of a machine is used, what is saved and shown along the way.
 
@@ -41,7 +42,57 @@ def _per_level(budget: int, *, _root_: DictConfig) -> int:
     return round(budget / int(_root_.schedule.num_levels))
 
 
+def _chosen_options() -> dict[str, str]:
+    """`${chosen_options:}`: the option of every group, by the group's name; empty without a command line."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {group: option for group, option in choices.items() if option and not group.startswith("hydra/")}
+
+
 OmegaConf.register_new_resolver("per_level", _per_level, replace=True)
+OmegaConf.register_new_resolver("chosen_options", _chosen_options, replace=True)
+
+
+NO_SETTING = (
+    *("callbacks", "evaluation", "fast_loop", "figures", "group", "logger", "name", "options", "paths", "project"),
+    *("resume", "retry_failed", "run_id", "sweep_name", "tags"),
+)
+"""What of a configuration no run is grouped or filtered by: parts of callbacks, and what loggers know already."""
+
+
+def settings(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """What loggers group and filter runs by: options by their groups' names, and every value below as `group/key`.
+
+    A part without an option, or whose class the command line names, goes by its class.
+
+    Args:
+        config: a plain configuration.
+        overrides: the command line.
+    """
+    cfg = OmegaConf.create(config)
+    named = {key: node for key, node in config.items() if key not in NO_SETTING}
+    targets = {key: node["_target_"] for key, node in named.items() if isinstance(node, dict) and "_target_" in node}
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    options = {group: option for group, option in config.get("options", {}).items() if group not in NO_SETTING}
+    classes = {
+        key: target.rpartition(".")[2]
+        for key, target in targets.items()
+        if key not in options or f"{key}._target_" in given
+    }
+    return {**options, **classes, **_values(cfg, named, "")}
+
+
+def _values(cfg: DictConfig, node: dict[str, Any], path: str) -> dict[str, Any]:
+    """The resolved values below a node by their paths; a part that stands elsewhere, `${schedule}`, has its own."""
+    found: dict[str, Any] = {}
+    for key, content in node.items():
+        here = f"{path}.{key}".lstrip(".")
+        value = OmegaConf.select(cfg, here)
+        if isinstance(content, dict):
+            found |= _values(cfg, content, here)
+        elif not key.startswith("_") and not isinstance(value, DictConfig):
+            resolved = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            found[here.replace(".", "/")] = resolved
+    return found
 
 
 class Refusal(ValueError):  # noqa: N818  (of the user's values; no error of the program)
@@ -82,7 +133,8 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
         return [_without_resolvers(cfg, value, f"{path}[{index}]") for index, value in enumerate(node)]
     if isinstance(node, str) and re.search(r"\$\{[\w.]+:", node):
         try:
-            return OmegaConf.select(cfg, path)
+            value = OmegaConf.select(cfg, path)
+            return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             raise Refusal(f"{path}={node}: {str(error).splitlines()[0]}") from error
     return node

@@ -30,7 +30,7 @@ from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
 from .checkpoints import Checkpoint, check_frame, latest_checkpoint
 from .compiled import check_compilable
-from .configuration import config_hash, read_config
+from .configuration import config_hash, read_config, settings
 from .distributions import Points
 from .files import remove_parts, replacing, shown
 from .loggers import MetricsCSV
@@ -289,7 +289,7 @@ def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
         job.builder.check()
         _leave_out_unlogged(trainer)
         for logger in trainer.loggers:
-            logger.log_hyperparams(job.record.config)
+            logger.log_hyperparams(settings(job.record.config, job.record.overrides))
             if isinstance(logger, MetricsCSV):
                 logger.rewind(checkpoint.content["metrics_rows"] if checkpoint else 0)
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint.path if checkpoint else None)

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shlex
+from collections.abc import Mapping
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,12 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 15
 """How long W&B may take to answer before a run goes on offline."""
+
+STEP = "trainer/global_step"
+"""The optimiser step, the x axis of everything in W&B; Lightning's logger writes it beside every metric."""
+
+LESS_IS_BETTER = ("loss/", "score_error", "sample_quality/")
+"""How metrics begin whose least value is worth a summary."""
 
 _CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name in os.environ}
 """Where the user wants what W&B stages (`wandb sync` needs it later) and caches; in the run's folder if nowhere."""
@@ -101,6 +108,7 @@ class WandbRun(WandbLogger):
     """
 
     def __init__(self, *, project: str, folder: str, run_id: str, **run: Any) -> None:
+        self.defined: set[str] = set()
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             super().__init__(project=project, save_dir=folder, offline=True)
             return
@@ -108,9 +116,18 @@ class WandbRun(WandbLogger):
         if experiment.offline:
             place = shlex.quote(shown(experiment.settings.sync_dir))
             log.info("W&B is offline; upload this run later with:\n  wandb sync %s", place)
-        for metric in ("loss/train", "loss/validation", "score_error"):
-            experiment.define_metric(metric, step_metric="trainer/global_step", summary="min,last")
+        experiment.define_metric(STEP)
+        experiment.define_metric("*", step_metric=STEP)
         super().__init__(experiment=experiment)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log, and define each new metric by its own name: of two patterns that fit one, W&B takes either."""
+        for name in metrics.keys() - self.defined:
+            summary = "min,last" if name.startswith(LESS_IS_BETTER) else None
+            self.experiment.define_metric(name.replace(".", r"\."), step_metric=STEP, summary=summary)
+            self.defined.add(name)
+        super().log_metrics(metrics, step)
 
 
 def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
@@ -124,7 +141,7 @@ def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
     os.environ |= {"WANDB_DATA_DIR": str(place / "wandb"), "WANDB_CACHE_DIR": str(place / "wandb" / "cache"), **_CHOSEN}
-    settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, console="off")
+    settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, **_captured())
     arguments |= {"dir": str(place), "id": _kept_id(place, run_id), "resume": "allow", "settings": settings}
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     try:
@@ -136,6 +153,14 @@ def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
         os.environ["WANDB_MODE"] = "offline"  # or each further job of a sweep would wait as long
         experiment = wandb.init(mode="offline", **arguments)
     return experiment
+
+
+def _captured() -> dict[str, Any]:
+    """What W&B takes of the console; of a job whose console is left to its sweep, the log's lines."""
+    handlers = (handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler)
+    if any(handler.level <= logging.INFO for handler in handlers):
+        return {"console": "wrap"}
+    return {"console": "off", "capture_loggers": {"root": "INFO"}}
 
 
 def _kept_id(folder: Path, begin: str) -> str:
@@ -170,7 +195,7 @@ def log_picture(logger: Logger, name: str, path: Path, step: int) -> None:
 @log_picture.register
 def _(logger: WandbLogger, name: str, path: Path, step: int) -> None:
     media = wandb.Video(str(path), format="gif") if path.suffix == ".gif" else wandb.Image(str(path))
-    logger.experiment.log({f"figures/{name}": media, "trainer/global_step": step})
+    logger.experiment.log({f"figures/{name}": media, STEP: step})
 
 
 @log_picture.register
@@ -185,16 +210,16 @@ def _(logger: MLFlowLogger, name: str, path: Path, step: int) -> None:
 
 
 @singledispatch
-def log_table(logger: Logger, name: str, columns: list[str], rows: list[list[float]]) -> None:
+def log_table(logger: Logger, name: str, columns: list[str], rows: list[list[float]], step: int) -> None:
     """Hand a table to a logger; one without tables ignores it."""
 
 
 @log_table.register
-def _(logger: WandbLogger, name: str, columns: list[str], rows: list[list[float]]) -> None:
+def _(logger: WandbLogger, name: str, columns: list[str], rows: list[list[float]], step: int) -> None:
     table = wandb.Table(columns=list(columns), data=rows)
     draw = wandb.plot.line if len(rows) < 100 else wandb.plot.scatter
     chart = draw(table, x=columns[0], y=columns[1], title=name)
-    logger.experiment.log({name: table, f"{name}/chart": chart})
+    logger.experiment.log({name: table, f"{name}/chart": chart, STEP: step})
 
 
 @singledispatch

@@ -106,8 +106,8 @@ class NCSN(L.LightningModule):
         steps = self.total_steps or planned_steps(self.trainer)
         if steps is None and self.decay != "constant":
             raise ValueError(NO_END)
-        rate = LearningRate(self.warmup_steps, steps or 1, self.decay)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+        rate = LambdaLR(optimizer, LearningRate(self.warmup_steps, steps or 1, self.decay))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step", "name": "lr"}}
 
     def on_train_start(self) -> None:
         self.logged_at = self.global_step

@@ -10,6 +10,7 @@ import torch
 
 from ncsn_lightning import cli
 from ncsn_lightning.configuration import composed
+from ncsn_lightning.plotting import style
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -56,8 +57,9 @@ OTHER_SAMPLERS = ("sampler=", "experiment=table2", "experiment=edm2_toy")
 
 
 @pytest.fixture
-def configure(tmp_path):
-    """Compose the plain configuration of a small run in `tmp_path`, as the command line would."""
+def configure(tmp_path, monkeypatch):
+    """Compose the plain configuration of a small run in `tmp_path`, as the command line would, with coarse figures."""
+    monkeypatch.setitem(style.RC, "figure.dpi", 70)
 
     def compose_small(*overrides: str, folder: str = "run") -> dict:
         small = [

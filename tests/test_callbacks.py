@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -39,7 +40,12 @@ def run_with(configure, callback, *overrides):
 
 
 def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
-    jobs.fit(jobs.build(configure("weighting=learned", "callbacks.figures.every_n_steps=50"), overrides=["x=1"]))
+    jobs.fit(
+        jobs.build(
+            configure("weighting=learned", "callbacks.figures.every_n_steps=50", "figures.format=[png,pdf]"),
+            overrides=["x=1"],
+        )
+    )
     folder = tmp_path / "run"
     points = np.load(folder / "samples.npz")
     assert (points["x"].shape, points["truth"].shape) == ((50, 2), (50, 2))
@@ -56,6 +62,7 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
         "score_split",
     }
     assert {p.stem for p in (folder / "figures").glob("*.png")} == names
+    assert {p.stem for p in (folder / "figures").glob("*.pdf")} == names
     for picture in (folder / "figures").glob("*.png"):
         assert picture.stat().st_size < 300_000
         with Image.open(picture) as image:
@@ -110,6 +117,27 @@ def test_the_score_is_measured_once_at_each_validation_and_no_more_at_the_end(co
         logged = [float(row["score_error"]) for row in csv.DictReader(file) if row["score_error"]]
     assert len(logged) == 3
     assert summary(tmp_path)["metrics"]["score_error"] == pytest.approx(logged[-1], rel=1e-6)
+
+
+def test_the_monitor_logs_the_gradient_of_the_last_step_and_the_speed(configure, tmp_path):
+    """Beside a callback that sees every step; and the same in the fast loop, which would refuse that one."""
+    norms = {}
+
+    class Gradients(L.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            squares = sum(float(p.grad.double().square().sum()) for p in pl_module.parameters() if p.grad is not None)
+            norms[trainer.global_step] = squares**0.5
+
+    for loop in ("standard", "fast"):
+        job = jobs.build(configure(f"loop={loop}", "~callbacks.figures", folder=loop), overrides=[])
+        if loop == "standard":
+            job.trainer.callbacks.append(Gradients())
+        jobs.fit(job)
+        with open(tmp_path / loop / "metrics.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["gradient_norm"]]
+        assert [int(row["step"]) for row in rows] == [49, 99]
+        assert all(float(row["steps_per_second"]) > 0 and row["loss/train"] for row in rows)
+        assert [float(row["gradient_norm"]) for row in rows] == pytest.approx([norms[49], norms[99]], rel=1e-5)
 
 
 def poison(module):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,38 +26,123 @@ def offline(tmp_path_factory):
     """A small offline W&B run, trained as a process with neither key nor network."""
     folder = tmp_path_factory.mktemp("wandb") / "run"
     small = [
+        "distribution=moons",
+        "schedule=karras",
+        "weighting=learned",
         "network.hidden_dims=[16,16]",
         "trainer.max_steps=100",
         "data.batch_size=64",
         "data.steps_per_epoch=50",
         "callbacks.figures.num_samples=50",
+        "callbacks.figures.every_n_steps=50",
+        "callbacks.score_split.every_n_epochs=1",
         "sampler.steps_per_level=2",
-        "weighting=learned",
         "group=a-group",
     ]
-    started = time.monotonic()
     output = finish(start(*small, f"hydra.run.dir={folder}"))
-    return folder, output, time.monotonic() - started
+    return folder, output
+
+
+@pytest.fixture(scope="module")
+def records(offline):
+    """What the run's .wandb file holds, by the type of its records, in their order."""
+    (run,) = (offline[0] / "wandb").glob("offline-run-*")
+    found = {}
+    for line in inspect(run).splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record[record["type"]])
+    return found
+
+
+@pytest.fixture(scope="module")
+def history(records):
+    """By the name of what was logged, the optimiser step of each of its values and the value."""
+    curves = {}
+    for row in records["history"]:
+        step = row["item"]["trainer/global_step"]  # beside everything that is logged
+        for name, value in row["item"].items():
+            curves.setdefault(name.partition("._")[0], []).append((step, value))
+    return curves
 
 
 def test_the_sync_command_is_said_once_and_works_from_its_folder(offline):
-    folder, output, _ = offline
+    folder, output = offline
     lines = [line for line in output.splitlines() if "wandb sync" in line]
     assert len(lines) == 1
     assert Path(lines[0].split("wandb sync ")[1]).is_dir()
     assert folder.name in lines[0]
 
 
-def test_an_offline_run_holds_metrics_media_tables_and_config(offline):
+PICTURES = (
+    *("samples", "filmstrip", "annealing", "score_field", "score_error", "loss_levels", "score_split"),
+    *("schedule", "learned_weighting"),
+)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_is_there_during_training_and_at_the_end(name, history):
+    assert sorted({step for step, _ in history[f"figures/{name}"]}) == [50, 100]
+
+
+def test_every_curve_runs_over_the_optimiser_step(records, history):
+    definitions = records["metric"]
+    assert {definition.get("glob_name") for definition in definitions} >= {"*"}
+    for definition in definitions:
+        assert definition.get("name") == "trainer/global_step" or definition["step_metric"] == "trainer/global_step"
+    for name in ("loss/train", "gradient_norm", "steps_per_second", "lr/pg1"):
+        assert [step for step, _ in history[name]] == [49, 99], name  # as Lightning counts: the last step taken is 49
+    for name in ("loss/validation", "score_error", "score_error/gradient", "sample_quality/density_tv"):
+        assert [step for step, _ in history[name]] == [50, 100], name
+    assert {"score_error_per_level", "samples"} <= history.keys()
+
+
+def test_samples_are_measured_over_time_beside_their_floors(history):
+    names = {name for name in history if name.startswith("sample_quality/")}
+    metrics = {name for name in names if not name.endswith("_floor")}
+    assert names == metrics | {f"{name}_floor" for name in metrics}
+    assert {"sample_quality/energy_distance", "sample_quality/sliced_wasserstein2"} <= metrics
+
+
+def test_summaries_are_the_least_and_the_last_where_less_is_better(records, history):
+    summary = {}
+    for record in records["summary"]:
+        summary |= record["update"]
+    for name in ("loss/train", "loss/validation", "score_error", "score_error/0.01", "sample_quality/density_tv"):
+        values = [value for _, value in history[name]]
+        assert summary[name] == pytest.approx({"min": min(values), "last": values[-1]}, rel=1e-6), name
+    for name in ("lr/pg1", "gradient_norm", "steps_per_second"):
+        assert summary[name] == pytest.approx(history[name][-1][1]), name
+    assert summary["final/score_error"] > 0
+
+
+def test_the_config_holds_what_runs_are_grouped_by(records):
+    config = {}
+    for record in records["config"]:
+        config |= {key: value for key, value in record["update"].items() if not key.startswith("_wandb")}
+    assert config.items() >= {
+        ("distribution", "moons"), ("schedule", "karras"), ("weighting", "learned"), ("sampler", "annealed_langevin"),
+        ("network", "film"), ("network/embedding", "fourier"), ("module", "NCSN"), ("seed", 0), ("trainer", "cpu"),
+        ("trainer/max_steps", 100), ("data/batch_size", 64), ("sampler/steps_per_level", 2),
+    }  # fmt: skip
+    assert config["network/hidden_dims"] == [16, 16]
+    assert config["schedule/sigma_max"] > 3  # `auto` in the configuration
+    text = json.dumps(config)
+    assert "${" not in text
+    assert "auto" not in [value for key, value in config.items() if key != "loop"]
+    assert not [key for key in config if key.startswith(("callbacks", "logger", "paths", "evaluation/", "_"))]
+    assert all(isinstance(value, str | int | float | bool | list | None) for value in config.values())
+
+
+def test_the_console_is_captured(offline, records):
+    said = "".join(record["line"] for record in records["output_raw"])
+    for line in offline[1].splitlines():
+        if "step 50 of 100" in line or "fast loop" in line:
+            assert line in said
+    assert "step 50 of 100" in said
+
+
+def test_an_offline_run_has_its_media_on_disk(offline):
     (run,) = (offline[0] / "wandb").glob("offline-run-*")
-    everything = inspect(run)
-    for key in ("loss/train", "loss/validation", "score_error", "figures/samples", "figures/annealing", "samples"):
-        assert key in everything, key
-    for key in ("score_error_per_level", "figures/score_field", "figures/learned_weighting", "lr-FlatAdam"):
-        assert key in everything, key
-    summary = json.loads(inspect(run, "--summary"))
-    text = json.dumps(summary)
-    assert "final/score_error" in text
     media = {path.suffix for path in run.rglob("media/**/*") if path.is_file()}
     assert {".png", ".gif", ".json"} <= media
 

@@ -59,6 +59,21 @@ def test_a_known_share_of_the_score_gives_its_square(test):
     torch.testing.assert_close(errors.relative, torch.full((4,), 0.01, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
+def test_standard_errors_are_the_spread_over_other_points():
+    """Of 40 tests on points of their own: their deviation is what each of them says, to the noise of 40."""
+
+    def score(x, sigma):
+        return 0.8 * TwoGaussians().score(x, sigma) + 0.3 * x.sin() / sigma
+
+    found = [ScoreTest(distribution=TwoGaussians(), **{**RANGE, "num_points": 500}, seed=s)(score) for s in range(40)]
+    for name in ("error", "loss", "relative"):
+        spread = torch.stack([getattr(errors, name) for errors in found]).std(0)
+        said = torch.stack([getattr(errors, f"{name}_stderr") for errors in found]).mean(0)
+        torch.testing.assert_close(said, spread, rtol=4 / 80**0.5, atol=0)
+    one = ScoreTest(distribution=TwoGaussians(), **{**RANGE, "num_points": 1})(score)
+    assert one.error_stderr.isnan().all()
+
+
 def test_the_score_is_asked_level_by_level_with_a_scalar(test):
     shapes = []
 

@@ -16,14 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.quiver import Quiver
 from PIL import Image
 from torch import Tensor
 
+from ncsn_lightning import Checkerboard
 from ncsn_lightning.distributions.base import Distribution
 from ncsn_lightning.plotting import (
     Bar,
     CostQuality,
+    Limits,
+    LossLevels,
     animate_annealing,
     limits,
     plot_chain_distances,
@@ -41,7 +45,9 @@ from ncsn_lightning.plotting import (
     plot_score_split,
     plot_shares,
     png,
+    rendered,
 )
+from ncsn_lightning.plotting.samples import COMPANY
 from ncsn_lightning.plotting.space import density_grid, mass_levels, pixel_sigma
 
 STD = 0.5
@@ -92,7 +98,7 @@ def scattered(axes: Axes) -> np.ndarray:
 
 
 def texts(axes: Axes) -> str:
-    return " ".join([axes.get_title(), axes.get_title(loc="left"), *(text.get_text() for text in axes.texts)])
+    return " ".join([axes.get_title(), *(text.get_text() for text in axes.texts)])
 
 
 def every_figure(target: Gaussian) -> dict[str, Figure]:
@@ -104,11 +110,11 @@ def every_figure(target: Gaussian) -> dict[str, Figure]:
     return {
         "samples": plot_samples(target, states[-1], sigma=0.1),
         "field": plot_score_field(target, lambda x, sigma: 0.9 * score(x, sigma), sigmas[::3]),
-        "error": plot_score_error(sigmas, error, others={"other": 2 * error}),
+        "error": plot_score_error(sigmas, error, stderr=0.1 * error, others={"other": 2 * error}),
         "filmstrip": plot_filmstrip(target, states, levels),
         "split": plot_score_split(sigmas, error, 2 * error),
         "model": plot_model_density(target, lambda x: target.log_prob(x, 0.2), 0.1, resolution=40),
-        "loss": plot_loss_levels(sigmas, ones + error, ones),
+        "loss": plot_loss_levels(sigmas, LossLevels(ones + error, ones, error, 0.1 * ones, 0.1 * error)),
         "ladder": plot_schedule(sigmas, sigma_grid=grid, weight=grid**2),
         "density": plot_schedule(sigmas, sigma_grid=grid, weight=grid**2, density=torch.exp(-(grid.log() ** 2))),
         "learned": plot_learned_weighting(sigmas, error, error),
@@ -128,7 +134,7 @@ def test_axes_are_labelled_with_units_and_the_file_is_small(figures: dict[str, F
     figure = figures[name]
     data = png(figure)
     assert len(data) < 300_000
-    assert 900 < Image.open(io.BytesIO(data)).width < 1000
+    assert Image.open(io.BytesIO(data)).width == 1870
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if any(label.get_visible() and label.get_text() for label in axis.get_ticklabels()):
@@ -139,8 +145,12 @@ def test_axes_are_labelled_with_units_and_the_file_is_small(figures: dict[str, F
 @pytest.mark.parametrize("name", ["samples", "field", "filmstrip"])
 def test_spatial_panels_share_limits_and_have_equal_aspect(figures: dict[str, Figure], name: str) -> None:
     panels = spatial(figures[name])
-    assert len(panels) == {"samples": 2, "field": 12, "filmstrip": 8}[name]
-    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
+    assert len(panels) == {"samples": 2, "field": 12, "filmstrip": 6}[name]
+    frames = [(*axes.get_xlim(), *axes.get_ylim()) for axes in panels]
+    assert len(set(frames)) == (2 if name == "filmstrip" else 1)  # a frame for each row of the filmstrip
+    assert {round((right - left) / (top - bottom), 6) for left, right, bottom, top in frames} == {
+        round((frames[0][1] - frames[0][0]) / (frames[0][3] - frames[0][2]), 6)
+    }
     png(figures[name])
     boxes = [axes.get_position() for axes in panels]
     assert np.ptp([box.width for box in boxes]) < 1e-3
@@ -177,6 +187,36 @@ def test_samples_figure_shows_the_density_and_the_points(target: Gaussian, sampl
     low, high = torch.tensor([[frame.left, frame.bottom], [frame.right, frame.top]])
     outside = int(((samples < low) | (samples > high)).any(1).sum())
     assert right.get_title() == f"500 samples; lines: 50, 90, 99 % of the mass\n{outside} outside the frame"
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(300, True), (2000, True), (40_000, False)])
+def test_the_histogram_of_samples_is_a_density_on_the_exact_ones_scale(target: Gaussian, n: int, drawn: bool) -> None:
+    x = target.sample(n, generator=torch.Generator().manual_seed(2))
+    left, right = spatial(plot_samples(target, x))
+    (exact,), (histogram,) = left.images, right.images
+    frame, density = limits(target), np.asarray(histogram.get_array())
+    pixel = frame.width * frame.height / density.size
+    inside = (x > torch.tensor([frame.left, frame.bottom])) & (x < torch.tensor([frame.right, frame.top]))
+    assert density.sum() * pixel == pytest.approx(inside.all(1).double().mean())
+    assert histogram.norm is exact.norm
+    assert histogram.get_extent() == exact.get_extent()
+    at_the_mean = density[density.shape[0] // 2, density.shape[1] // 2]  # 1 / (2π STD²), of at least COMPANY samples
+    assert at_the_mean == pytest.approx(1 / (2 * math.pi * STD**2), rel=4 / math.sqrt(COMPANY))
+    assert any(type(artist) is PathCollection for artist in right.collections) == drawn
+
+
+def test_samples_that_pile_up_end_above_the_scale(target: Gaussian) -> None:
+    figure = plot_samples(target, torch.tensor(MEAN).expand(3000, 2))
+    density = spatial(figure)[1].images[0]
+    assert density.get_array().max() > density.norm.vmax
+    assert figure.axes[2]._colorbar.extend == "max"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_figures_are_rendered_in_every_format(kind: str, begin: bytes, figures: dict[str, Figure]) -> None:
+    files = rendered(figures["error"], [kind])  # type: ignore[list-item]
+    assert files.keys() == {"png", kind}
+    assert files[kind].startswith(begin)  # type: ignore[index]
 
 
 def test_image_rows_run_upwards() -> None:
@@ -225,14 +265,31 @@ def test_score_field_shows_truth_model_and_error(target: Gaussian) -> None:
             radius = math.sqrt(2 * math.log(1000) * (STD**2 + sigma**2))
             assert np.all(shown.mask[distance > 1.12 * radius])
             assert not np.any(shown.mask[distance < 0.88 * radius])
-        assert "relative error on this grid 0.01" in texts(row[2])
-    assert any("faded, grey: outside 99.9 %" in axes.get_xlabel() for axes in figure.axes)
+        assert "relative error 0.01" in row[2].get_title()
+        assert not row[2].texts
+    assert "Faded and grey: outside 99.9 %" in figure.get_supxlabel()
+    assert any(r"background: $p_\sigma" in axes.get_xlabel() for axes in figure.axes)
+
+
+def test_arrows_stand_where_a_fine_density_is() -> None:
+    """At σ = .01 the score of a board is 0 but at its edges, which no grid of arrows meets."""
+    board = Checkerboard()
+    figure = plot_score_field(board, board.score, torch.tensor([0.01]))
+    (arrows,) = (c for c in spatial(figure)[0].collections if isinstance(c, Quiver))
+    lengths = np.hypot(arrows.U, arrows.V)
+    to_an_edge = np.abs(arrows.XY - arrows.XY.round()).min(axis=1)
+    frame = limits(board)
+    assert (to_an_edge < 0.05).mean() > 0.5
+    assert lengths.max() == pytest.approx(0.95 * frame.width / 14, rel=0.01)
+    assert np.median(lengths[to_an_edge < 0.03]) > 0.3 * frame.width / 14
+    cells = np.floor((arrows.XY - [frame.left, frame.bottom]) / (frame.width / 14))
+    assert len(np.unique(cells, axis=0)) == len(cells)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_score_field_of_a_dead_or_broken_model(target: Gaussian, value: float) -> None:
     figure = plot_score_field(target, lambda x, sigma: torch.full_like(x, value), torch.tensor([0.5]))
-    assert ("nan" if math.isnan(value) else "relative error on this grid 1") in texts(spatial(figure)[2])
+    assert ("nan" if math.isnan(value) else "relative error 1") in texts(spatial(figure)[2])
     png(figure)
 
 
@@ -259,6 +316,15 @@ def test_score_error_draws_its_numbers_and_their_mean() -> None:
     assert axes.get_ylim()[1] > 6
 
 
+def test_score_error_has_bars_of_two_standard_errors() -> None:
+    sigmas, error = torch.tensor([2.0, 0.5]), torch.tensor([0.01, 0.03])
+    (axes,) = plot_score_error(sigmas, error, stderr=torch.tensor([0.001, 0.002])).axes
+    (bars,) = axes.containers
+    assert bars.lines[2][0].get_segments()[0][:, 1] == pytest.approx([0.008, 0.012])
+    assert bars.lines[2][0].get_segments()[1][:, 1] == pytest.approx([0.026, 0.034])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["model: mean 0.02", "± 2 standard errors"]
+
+
 @pytest.mark.parametrize("value", [math.nan, 0.0])
 def test_score_error_without_a_drawable_number(value: float) -> None:
     png(plot_score_error(torch.tensor([1.0, 0.1]), torch.full((2,), value)))
@@ -269,13 +335,30 @@ def test_filmstrip_shows_first_and_last_and_captions_levels(target: Gaussian) ->
     panels = spatial(plot_filmstrip(target, states, levels))
     np.testing.assert_allclose(scattered(panels[0]), states[0].numpy())
     np.testing.assert_allclose(scattered(panels[-1]), states[-1].numpy())
-    assert panels[0].get_title() == "prior"
+    assert panels[0].get_title().startswith("prior\n")
     assert panels[-1].get_title() == "$\\sigma$ = 0.01"
 
 
-@pytest.mark.parametrize(("levels", "panels"), [(1, 2), (4, 5), (5, 6), (6, 6), (7, 8), (50, 8)])
+@pytest.mark.parametrize(("levels", "panels"), [(1, 2), (4, 5), (5, 6), (6, 6), (7, 8), (11, 6), (50, 8)])
 def test_filmstrip_fills_its_grid(target: Gaussian, levels: int, panels: int) -> None:
     assert len(plot_filmstrip(target, *walk(target, levels)).axes) == panels
+
+
+def test_filmstrip_shows_levels_at_even_distances(target: Gaussian) -> None:
+    states, levels = walk(target, 11)
+    panels = spatial(plot_filmstrip(target, states, levels))
+    shown = [next(i for i, x in enumerate(states) if np.allclose(scattered(axes), x)) for axes in panels]
+    assert shown == [0, 3, 5, 7, 9, 11]
+    assert any(isinstance(patch, Rectangle) and patch.get_linestyle() == "--" for patch in panels[0].patches)
+    upper, lower = (limits_of(panels[index]) for index in (0, 3))
+    assert upper.width > lower.width
+    for x, frame in ((states[3], upper), (states[11], lower)):  # what a row begins and ends with is in its frame
+        inside = (x > torch.tensor([frame.left, frame.bottom])) & (x < torch.tensor([frame.right, frame.top]))
+        assert inside.all(1).double().mean() > 0.9
+
+
+def limits_of(axes: Axes) -> Limits:
+    return Limits(*axes.get_xlim(), *axes.get_ylim())
 
 
 @pytest.mark.parametrize("show", [plot_filmstrip, animate_annealing])
@@ -292,7 +375,7 @@ def test_animation_is_a_small_gif_that_holds_its_end(target: Gaussian) -> None:
     assert len(data) < 3_000_000
     image = Image.open(io.BytesIO(data))
     assert image.n_frames == 20
-    assert image.width == 480
+    assert image.width == 960
     durations = []
     for index in range(image.n_frames):
         image.seek(index)
@@ -303,16 +386,20 @@ def test_animation_is_a_small_gif_that_holds_its_end(target: Gaussian) -> None:
 
 
 def test_loss_levels_draw_the_gap() -> None:
+    """A bar a level with the error of its estimate, and no line through them."""
     sigmas, minimum = torch.tensor([1.0, 0.1, 0.01]), torch.tensor([0.5, 1.5, 2.0])
-    excess = torch.tensor([0.1, -0.01, 0.001])
-    left, right = plot_loss_levels(sigmas, minimum + excess, minimum).axes
-    loss, floor = left.get_lines()
-    np.testing.assert_allclose(loss.get_ydata(), [2.001, 1.49, 0.6], rtol=1e-6)
-    np.testing.assert_allclose(floor.get_ydata(), [2.0, 1.5, 0.5], rtol=1e-6)
-    joined, positive, negative = right.get_lines()
-    np.testing.assert_allclose(joined.get_ydata(), [0.001, 0.01, 0.1], rtol=1e-3)
-    np.testing.assert_allclose(positive.get_xdata(), [0.01, 1.0], rtol=1e-6)
-    np.testing.assert_allclose(negative.get_xdata(), [0.1], rtol=1e-6)
+    excess, noise = torch.tensor([0.1, 0.0, 0.001]), torch.tensor([0.01, 0.02, 0.03])
+    figure = plot_loss_levels(sigmas, LossLevels(minimum + excess, minimum, excess, noise, 0.1 * excess))
+    left, right = figure.axes
+    np.testing.assert_allclose([bar.get_height() for bar in left.patches], [2.001, 1.5, 0.6], rtol=1e-6)
+    np.testing.assert_allclose([bar.get_height() for bar in right.patches], [0.001, math.nan, 0.1], rtol=1e-6)
+    for bar, sigma in zip(left.patches, [0.01, 0.1, 1.0], strict=True):
+        assert bar.get_x() * (bar.get_x() + bar.get_width()) == pytest.approx(sigma**2, rel=1e-5)
+    errors, floor = (c.get_segments() for c in left.collections)
+    np.testing.assert_allclose([np.ptp(segment[:, 1]) for segment in errors], [0.12, 0.08, 0.04], rtol=1e-5)
+    np.testing.assert_allclose([segment[0, 1] for segment in floor], [2.0, 1.5, 0.5])
+    assert all(line.get_linestyle() == "None" for axes in (left, right) for line in axes.get_lines())
+    png(figure)
 
 
 def test_schedule_draws_the_effective_weight() -> None:
@@ -349,10 +436,12 @@ def test_learned_weighting_draws_both_curves() -> None:
 
 def test_score_split_stacks_the_shares_to_one() -> None:
     gradient, still = torch.tensor([0.1, 0.3, math.nan]), torch.tensor([0.3, 0.1, math.nan])
-    left, right = plot_score_split(torch.tensor([1.0, 0.1, 0.01]), gradient, still).axes
+    figure = plot_score_split(torch.tensor([1.0, 0.1, 0.01]), gradient, still)
+    left, right = figure.axes
     heights = [patch.get_height() for patch in left.patches]
     np.testing.assert_allclose(heights, [math.nan, 0.75, 0.25, math.nan, 0.25, 0.75], rtol=1e-6)
-    assert [text.get_text() for text in left.texts] == ["no value: 1 of 3,\nfiner than the grid"]
+    assert not left.texts
+    assert figure.get_suptitle() == "no value at 1 of 3 levels, finer than the grid"
     np.testing.assert_allclose(right.lines[0].get_ydata(), [math.nan, 0.3, 0.1], rtol=1e-6)
 
 
@@ -424,7 +513,7 @@ def test_shares_are_drawn_over_what_the_truth_scores() -> None:
     }
     figure = plot_shares(metrics)
     first, second = figure.axes[:2]
-    assert [axes.get_title(loc="left") for axes in (first, second)] == ["energy distance", "off support"]
+    assert [axes.get_title() for axes in (first, second)] == ["energy distance", "off support"]
     assert [text.get_text() for text in first.get_yticklabels()] == ["truth", "network"]
     band = first.patches[0].get_bbox()
     assert (band.x0, band.x1) == (pytest.approx(0.1), pytest.approx(0.3))

@@ -61,7 +61,7 @@ def test_steps_mean_optimiser_steps_everywhere(configure, tmp_path):
         return [int(row[step]) for row in rows if row[column]]
 
     before_the_step = [24, 49, 74, 99]  # as Lightning counts what is logged in training
-    assert logged("loss/train") == logged("lr-FlatAdam") == before_the_step
+    assert logged("loss/train") == logged("lr") == before_the_step
     assert logged("loss/validation") == logged("score_error") == [50, 100]
     assert job.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 100
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

@@ -4,6 +4,7 @@ from .divergence import Diverged, DivergenceGuard
 from .figures import SamplesAndFigures
 from .lease import LeaseGuard, LeaseLost
 from .measuring import MeasuringCallback
+from .monitor import TrainingMonitor
 from .preemption import Preempted, PreemptionCheckpoint
 from .progress import StepProgressBar
 from .record import RunRecord
@@ -23,4 +24,5 @@ __all__ = [
     "ScoreError",
     "ScoreErrorParts",
     "StepProgressBar",
+    "TrainingMonitor",
 ]

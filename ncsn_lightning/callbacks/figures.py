@@ -24,6 +24,7 @@ from ..loops import BlockCallback
 from ..metrics import SampleTest, by_level, off_support
 from ..module import NCSN
 from ..objectives import Objective, squared_error
+from ..plotting import Format
 from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
@@ -42,13 +43,13 @@ TABLE_ROWS = 1000
 
 
 class SamplesAndFigures(MeasuringCallback, BlockCallback):
-    """Sample and draw, every few steps and at the end.
+    """Sample, measure the samples and draw, every few steps and at the end.
 
-    Along the way: the samples beside the target. At the end: `samples.npz` (keys `x`, and `truth`, as many draws of the
-    target, the same in every run on it; `[n, 2]`, in the data's own coordinates, float32, or float64 where that would
-    merge points) and every figure into `figures/`, and to the loggers. Of a
-    learned weighting, u(σ) and its optimum (nats) go to the summary; of the samples every metric, and under `floors`
-    what the truth would score.
+    Every picture goes into `figures/` and to the loggers, the later ones in the place of the earlier. At the end come
+    `samples.npz` (keys `x`, and `truth`, as many draws of the target, the same in every run on it; `[n, 2]`, in the
+    data's own coordinates, float32, or float64 where that would merge points) and the numbers of the summary: of the
+    samples every metric, and under `floors` what the truth would score; of a learned weighting u(σ) and its optimum
+    (nats). Along the way the loggers get the metrics of the samples as `sample_quality/NAME`, each beside its floor.
 
     Args:
         distribution, schedule, levels, objective: of the run; the distribution about its mean.
@@ -58,6 +59,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         every_n_steps: optimiser steps between pictures along the way.
         seed: of the chains.
         folder: the run's folder.
+        format: of the figures: png, pdf, svg, or several of them; there is a PNG in any case.
     """
 
     @strict
@@ -74,12 +76,14 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         every_n_steps: Count,
         seed: Index,
         folder: str,
+        format: Format | list[Format] = "png",
     ) -> None:
         super().__init__()
         self.distribution, self.schedule, self.levels, self.objective = distribution, schedule, levels, objective
         self.sampler, self.sample_test = sampler, sample_test
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
         self.folder = Path(folder)
+        self.formats: list[Format] = format if isinstance(format, list) else [format]
         self.data = distribution.uncentred
         self.drawn_at = 0
 
@@ -88,40 +92,44 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         if step % self.every_n_steps or step in (self.drawn_at, trainer.max_steps) or not trainer.is_global_zero:
             return
         self.drawn_at = step
-        if states := self._walk(trainer, pl_module):
-            self._publish(trainer, "samples", plotting.plot_samples(self.data, self.data.placed(states[-1])))
+        self._show(trainer, pl_module)
+        self.results = {}  # a summary is of the end
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        if (samples := self._show(trainer, pl_module, later="measuring and drawing are")) is not None:
+            self._keep(trainer, samples)
+
+    def _show(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> Tensor | None:
+        """Sample, measure, and publish every picture; returns the samples, if there are any."""
         started = time.perf_counter()
-        if states := self._walk(trainer, pl_module, later="measuring and drawing are"):
+        states = self._walk(trainer, module, later=later)
+        if states:
             self.results["sampling_time"] = time.perf_counter() - started
-            self._keep(trainer, states)
-        pictures = chain(self._of_samples(states) if states else (), self._figures(trainer, pl_module))
-        total = self._count(trainer, pl_module, states)
+            self._measure(trainer, states[-1])
+        pictures = chain(self._of_samples(states), self._figures(trainer, module))
+        total = self._count(trainer, module, states)
         for name, picture in tracked(pictures, f"drawing {total} pictures", total=total, bar=shows_bar(trainer)):
             self._publish(trainer, name, picture)
+        return states[-1] if states else None
 
-    def _keep(self, trainer: L.Trainer, states: list[Tensor]) -> None:
-        """Measure samples and save them."""
-        samples = states[-1]
-        self.results["off_support"] = off_support(self.distribution, samples)
-        self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
-        self._measure(samples)
+    def _keep(self, trainer: L.Trainer, samples: Tensor) -> None:
+        """Save the samples beside as many of the truth."""
         truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
         x, truth = (self.data.placed(points) for points in (samples, truth))
         with replacing(self.folder / "samples.npz") as path:
             np.savez(path, x=x.numpy(), truth=truth.numpy())
         for logger in trainer.loggers:
-            log_table(logger, "samples", ["x1", "x2"], x[:TABLE_ROWS].tolist())
+            log_table(logger, "samples", ["x1", "x2"], x[:TABLE_ROWS].tolist(), trainer.global_step)
 
     def _of_samples(self, states: list[Tensor]) -> Iterator[tuple[str, Figure | bytes]]:
         """The samples, and how they came about."""
-        levels, states = self.sampler.reached(self.schedule.sigmas), [self.data.placed(state) for state in states]
-        yield "samples", plotting.plot_samples(self.data, states[-1])
-        yield "filmstrip", plotting.plot_filmstrip(self.data, states, levels)
-        yield "annealing", plotting.animate_annealing(self.data, states, levels)
+        if states:
+            levels, states = self.sampler.reached(self.schedule.sigmas), [self.data.placed(state) for state in states]
+            yield "samples", plotting.plot_samples(self.data, states[-1])
+            yield "filmstrip", plotting.plot_filmstrip(self.data, states, levels)
+            yield "annealing", plotting.animate_annealing(self.data, states, levels)
 
     def _count(self, trainer: L.Trainer, module: L.LightningModule, states: list[Tensor]) -> int:
         """How many pictures there will be."""
@@ -129,8 +137,13 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         learned = error and ours and isinstance(module.weighting, Learned)
         return 3 * bool(states) + 3 * error + (first(trainer, ScoreErrorParts) is not None) + ours + learned
 
-    def _measure(self, samples: Tensor) -> None:
-        """Every metric of the set into the summary; chains that left the plane are no reason to lose a run."""
+    def _measure(self, trainer: L.Trainer, samples: Tensor) -> None:
+        """Every metric of the set into the results and to the loggers, each beside its floor.
+
+        Chains that left the plane are no reason to lose a run.
+        """
+        self.results["off_support"] = off_support(self.distribution, samples)
+        self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
         try:
             measured = self.sample_test.measure(samples)
         except ValueError as error:
@@ -143,6 +156,10 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         log.info("samples: %s\n%s", told, "\n".join(lines))
         self.results.update({name: metric.value for name, metric in measured.items()})
         self.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
+        curves = {f"sample_quality/{name}": metric.value for name, metric in measured.items()}
+        floors = {f"sample_quality/{name}_floor": metric.floor for name, metric in measured.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics({**curves, **floors}, trainer.global_step)
 
     def _walk(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> list[Tensor]:
         """The prior's draw and the state after every level, `[n, 2]` each; none where the sampler finds no way."""
@@ -165,8 +182,12 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             with measured(module, on_cpu=True) as score:
                 field = plotting.plot_score_field(self.data, uncentred(score, self.data), chosen.cpu())
             yield "score_field", field
-            yield "score_error", plotting.plot_score_error(errors.sigmas, errors.relative)
-            yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, errors.loss, errors.minimum)
+            losses = plotting.LossLevels(
+                errors.loss, errors.minimum, errors.error, errors.loss_stderr, errors.error_stderr
+            )
+            relative, stderr = errors.relative, errors.relative_stderr
+            yield "score_error", plotting.plot_score_error(errors.sigmas, relative, stderr=stderr)
+            yield "loss_levels", plotting.plot_loss_levels(errors.sigmas, losses)
         else:
             log.info("no pictures of the score: the callback score_error is left out")
         if parts := first(trainer, ScoreErrorParts):
@@ -202,8 +223,10 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
 
     def _publish(self, trainer: L.Trainer, name: str, picture: Figure | bytes) -> None:
         """Save a figure or an animation in the run's folder and hand it to the loggers."""
-        path = self.folder / "figures" / f"{name}.{'gif' if isinstance(picture, bytes) else 'png'}"
-        with replacing(path) as temporary:
-            temporary.write_bytes(picture if isinstance(picture, bytes) else plotting.png(picture))
+        files = {"gif": picture} if isinstance(picture, bytes) else plotting.rendered(picture, self.formats)
+        paths = {kind: self.folder / "figures" / f"{name}.{kind}" for kind in files}
+        for kind, content in files.items():
+            with replacing(paths[kind]) as temporary:
+                temporary.write_bytes(content)
         for logger in trainer.loggers:
-            log_picture(logger, name, path, trainer.global_step)
+            log_picture(logger, name, paths.get("gif") or paths["png"], trainer.global_step)

@@ -52,4 +52,4 @@ class ScoreError(MeasuringCallback):
         self.results["fisher_error"] = float(errors.error.mean())
         rows = torch.stack([errors.sigmas, errors.relative], dim=-1).tolist()
         for logger in trainer.loggers:
-            log_table(logger, "score_error_per_level", ["sigma", "relative_error"], rows)
+            log_table(logger, "score_error_per_level", ["sigma", "relative_error"], rows, trainer.global_step)

@@ -50,10 +50,8 @@ def sample(config: dict[str, Any]) -> Path:
             np.savez(path, x=x.numpy())
         else:
             np.savetxt(path, x.numpy(), delimiter=",", header="x1,x2", comments="")
-    picture = out.with_suffix(".png")
-    with replacing(picture) as path:
-        path.write_bytes(plotting.png(plotting.plot_samples(data, x)))
-    log.info("%d samples in %s, a picture in %s", len(x), out, picture)
+    _draw(question, plotting.plot_samples(data, x), out.stem)
+    log.info("%d samples in %s, a picture in %s.%s", len(x), out, out.with_suffix(""), question.formats[0])
     return out
 
 
@@ -71,14 +69,13 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         numbers, split = _measure(question, parts, config, stages)
         if out is not None:
             for name, figure in stages.over("drawing", _figures(question, numbers, split, parts.get("likelihood"))):
-                with replacing(out.with_name(f"{out.stem}_{name}.png")) as path:
-                    path.write_bytes(plotting.png(figure))
+                _draw(question, figure, f"{out.stem}_{name}")
     show(numbers)
     log.info(_beside_the_run(question, config))
     if out is not None:
         with replacing(out) as path:
             path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
-        log.info("numbers in %s, pictures in %s_*.png", out, out.with_suffix(""))
+        log.info("numbers in %s, pictures in %s_*.%s", out, out.with_suffix(""), question.formats[0])
     return numbers
 
 
@@ -129,6 +126,14 @@ def _beside_the_run(question: Question, config: dict[str, Any]) -> str:
         "score error on the run's own points: its summary has the same number for the weights of its last step, up to "
         "the rounding of another device or precision"
     )
+
+
+def _draw(question: Question, figure: Figure, name: str) -> None:
+    """Write a figure beside `out`, in every format that is asked for."""
+    assert question.out is not None
+    for kind, content in plotting.rendered(figure, question.formats).items():
+        with replacing(question.out.with_name(f"{name}.{kind}")) as path:
+            path.write_bytes(content)
 
 
 def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:
@@ -205,9 +210,9 @@ def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> 
     curls = [curl(score, x[:CURL_POINTS], sigma) for x, sigma in zip(test.x, test.sigmas, strict=True)]
     numbers: dict[str, Any] = {
         "score_error": float(errors.relative.mean()),
-        "score_error_standard_error": float(errors.mean_deviation),
+        "score_error_standard_error": float(errors.mean_stderr),
         "score_error_per_level": errors.per_level,
-        "score_error_standard_error_per_level": by_level(errors.sigmas, errors.deviations),
+        "score_error_standard_error_per_level": by_level(errors.sigmas, errors.relative_stderr),
         "num_points": test.x.shape[1],
         "curl_per_level": dict(zip(errors.per_level, curls, strict=True)),
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from omegaconf import OmegaConf
 
 from ..building import Builder
 from ..configuration import config_hash, packages
 from ..module import HasScore
 from ..objectives import Exact
+from ..plotting import Format
 from ..runs import Run, load_run, take_threads
 from ..samplers import Sampler
 from ..schedules import Schedule
@@ -37,6 +40,7 @@ class Question:
         take_threads(config["threads"])
         self.n, self.seed = config["n"], config["seed"]
         self.out = Path(config["out"]) if config["out"] is not None else None
+        self.formats = _formats(builder)
         run = self._run("run", config)
         if run is not None:
             self.schedule: Schedule = self._schedule(run)
@@ -116,3 +120,15 @@ def score_of(run: Run) -> Score:
     """The run's score as it was trained, of points about the target's mean."""
     assert isinstance(run.module, HasScore)
     return run.module.score
+
+
+def _formats(builder: Builder) -> list[Format]:
+    """Those of the figures: one, or a list of them."""
+    given: Any = OmegaConf.select(builder.config, "figures.format")
+    given = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    formats: list[Format] = given if isinstance(given, list) else [given]
+    if wrong := [kind for kind in formats if kind not in get_args(Format)]:
+        builder.refuse(
+            f"figures.format={given}: {wrong[0]} is none of {', '.join(get_args(Format))}; choose one of them"
+        )
+    return formats

@@ -26,8 +26,9 @@ class ScoreErrors(NamedTuple):
         norm: σ² E‖s‖²: what the score s_θ = 0 would err.
         loss: denoising loss σ² E‖s_θ + z/σ‖².
         minimum: the loss of the exact score on the same points: what no network can undercut but by chance.
-        deviations: standard error of each relative error, by the spread over its points.
-        mean_deviation: that of the mean of the relative errors; the levels share their clean points.
+        error_stderr, loss_stderr, relative_stderr: standard errors of `error`, `loss` and `relative` over the points of
+            each level.
+        mean_stderr: that of the mean of the relative errors; the levels share their clean points.
     """
 
     sigmas: Float[Tensor, "levels"]
@@ -35,8 +36,10 @@ class ScoreErrors(NamedTuple):
     norm: Float[Tensor, "levels"]
     loss: Float[Tensor, "levels"]
     minimum: Float[Tensor, "levels"]
-    deviations: Float[Tensor, "levels"]
-    mean_deviation: Float[Tensor, ""]
+    error_stderr: Float[Tensor, "levels"]
+    loss_stderr: Float[Tensor, "levels"]
+    relative_stderr: Float[Tensor, "levels"]
+    mean_stderr: Float[Tensor, ""]
 
     @property
     def relative(self) -> Float[Tensor, "levels"]:
@@ -108,7 +111,7 @@ class ScoreTest(nn.Module):
         def square(field: Float[Tensor, "levels points 2"]) -> Float[Tensor, "levels points"]:
             return self.sigmas.square().unsqueeze(-1) * field.double().square().sum(-1)
 
-        errors, norms = square(predicted - exact), square(exact)
+        errors, norms, losses = square(predicted - exact), square(exact), square(predicted - denoising)
         error, norm = errors.mean(-1), norms.mean(-1)
         # By how much each point moves the ratio of two means, to first order.
         moves = (errors - (error / norm).unsqueeze(-1) * norms) / norm.unsqueeze(-1)
@@ -116,10 +119,12 @@ class ScoreTest(nn.Module):
             self.sigmas,
             error=error,
             norm=norm,
-            loss=square(predicted - denoising).mean(-1),
+            loss=losses.mean(-1),
             minimum=square(exact - denoising).mean(-1),
-            deviations=_standard_error(moves),
-            mean_deviation=_standard_error(moves.mean(0)),
+            error_stderr=_standard_error(errors),
+            loss_stderr=_standard_error(losses),
+            relative_stderr=_standard_error(moves),
+            mean_stderr=_standard_error(moves.mean(0)),
         )
 
 

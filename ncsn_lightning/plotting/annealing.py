@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,7 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from ..distributions.base import Distribution
-from .space import CONTOURS, Limits, draw_contours, draw_points, frame_axes, limits, plane_figure, write_note
+from .space import (
+    CONTOURS,
+    Limits,
+    draw_contours,
+    draw_frame,
+    draw_points,
+    frame_axes,
+    limits,
+    plane_figure,
+    write_note,
+)
 from .style import VERMILION, indexed, new_figure, styled
 
 MAX_BYTES = 3_000_000
@@ -20,31 +30,63 @@ MAX_BYTES = 3_000_000
 
 @styled
 def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tensor) -> Figure:
-    """The cloud of samples after the prior and after up to seven levels, over the exact contours of p_σ.
+    """The cloud of samples after the prior and after levels at even distances, over the exact contours of p_σ.
+
+    Of more than five states two rows are made, each in a frame that fits its first cloud; a rectangle in the upper one
+    is the frame of the lower.
 
     Arguments:
         states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
         levels: `[L + 1]`, data units: the level that each state follows; 0 once denoised.
     """
     sigmas = _paired(states, levels)
-    frame = _walk_limits(target, sigmas)
-    panels = len(states) if len(states) <= 5 else 6 if len(states) < 8 else 8
-    rows = 1 if panels <= 5 else 2
-    figure, grid = plane_figure(frame, rows=rows, columns=panels // rows, extra=0.5 + 0.3 * rows)
-    figure.suptitle(CONTOURS, fontsize="medium")
-    chosen = _spread(len(states), panels)
-    for axes, index in zip(itertools.chain(*grid), chosen, strict=True):
-        draw_contours(axes, target, frame, sigma=sigmas[index], color=VERMILION)
-        write_note(axes, draw_points(axes, states[index], frame))
-        axes.set_title(_caption(index, sigmas[index]))
+    chosen = _evenly(len(states))
+    columns = len(chosen) if len(chosen) <= 5 else len(chosen) // 2
+    rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
+    frames = _row_limits(target, [max(sigmas[index] for index in row) for row in rows])
+    figure, grid = plane_figure(frames[0], columns=columns, extra=0.3 + 0.8 * len(rows), frames=frames)
+    figure.suptitle(CONTOURS + ("; dashed: the lower row's frame" if len(rows) > 1 else ""), fontsize="medium")
+    engine: Any = figure.get_layout_engine()
+    engine.set(h_pad=0.1)
+    for row, panels, frame in zip(rows, grid, frames, strict=True):
+        for index, axes in zip(row, panels, strict=True):
+            draw_contours(axes, target, frame, sigma=sigmas[index], color=VERMILION)
+            note = draw_points(axes, states[index], frame)
+            axes.set_title(_caption(index, sigmas[index]) + (f"\n{note}" if note else ""), fontsize="medium")
+            if frame is not frames[-1]:
+                draw_frame(axes, frames[-1])
     return figure
+
+
+def _evenly(n: int) -> list[int]:
+    """Indices of the states to be shown: the first, and the last few at equal distances, which cover the most."""
+    if n <= 5:
+        return list(range(n))
+    panels = max((8, 6), key=lambda panels: (panels - 2) * ((n - 2) // (panels - 2)))
+    distance = (n - 2) // (panels - 2)
+    return [0, *range(n - 1 - distance * (panels - 2), n, distance)]
+
+
+def _row_limits(target: Distribution, sigmas: Sequence[float]) -> list[Limits]:
+    """A frame for each row, around the bulk of its widest cloud as far as that leaves the data large enough to see."""
+    *upper, last = sigmas
+    lower = limits(target, min(last, 0.3 * target.sigma_data))
+    return [*(_scaled(lower, limits(target, min(0.5 * sigma, 3 * target.sigma_data))) for sigma in upper), lower]
+
+
+def _scaled(frame: Limits, around: Limits) -> Limits:
+    """The frame, enlarged in its own proportions about its centre to be as large as another."""
+    factor = max(around.width / frame.width, around.height / frame.height, 1.0)
+    x1, x2 = (frame.left + frame.right) / 2, (frame.bottom + frame.top) / 2
+    half = factor * frame.width / 2, factor * frame.height / 2
+    return Limits(x1 - half[0], x1 + half[0], x2 - half[1], x2 + half[1])
 
 
 @styled
 def animate_annealing(
     target: Distribution, states: Sequence[Tensor], levels: Tensor, *, max_frames: int = 60, max_points: int = 1500
 ) -> bytes:
-    """The walk as a GIF that loops: the bytes of a file below 3 MB, 480 pixels wide, holding its end for 1.5 s.
+    """The walk as a GIF that loops: the bytes of a file below 3 MB, 960 pixels wide, holding its end for 1.5 s.
 
     Arguments:
         states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
@@ -89,7 +131,7 @@ def _caption(index: int, sigma: float) -> str:
 
 
 def _frame(target: Distribution, state: Tensor, sigma: float, frame: Limits, caption: str) -> Image.Image:
-    """One frame, 480 pixels wide, at a fixed place in the picture: no layout engine, for it would jump."""
+    """One frame, 960 pixels wide, at a fixed place in the picture: no layout engine, for it would jump."""
     width, left, right, bottom, top = 4.8, 0.68, 0.12, 0.58, 0.36
     panel = width - left - right
     height = panel * frame.height / frame.width + bottom + top
@@ -100,8 +142,8 @@ def _frame(target: Distribution, state: Tensor, sigma: float, frame: Limits, cap
     write_note(axes, draw_points(axes, state, frame, ink=9000.0))
     axes.set_title(caption)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="raw", dpi=100)
-    pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, round(100 * width), 4)
+    figure.savefig(buffer, format="raw", dpi=200)
+    pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, round(200 * width), 4)
     return Image.fromarray(pixels[..., :3].copy())
 
 

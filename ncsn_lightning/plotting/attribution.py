@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import BLUE, GREEN, GREY, ORANGE, VERMILION, log_axis, new_figure, number, numpy, styled
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, log_axis, new_figure, number, numpy, styled
 
 COLORS = (BLUE, ORANGE, GREEN, VERMILION)
+STYLES = ("o-", "s--", "^-.", "D:")
 COLUMNS = 3
 
 
@@ -43,7 +44,7 @@ def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
     for index, (metric, bars) in enumerate(metrics.items()):
         axes = panels[index // COLUMNS, index % COLUMNS]
         _bars(axes, bars)
-        axes.set_title(metric.replace("_", " "), loc="left")
+        axes.set_title(metric.replace("_", " "))
         axes.set_yticks(range(len(names)), names if index % COLUMNS == 0 else [""] * len(names))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     units = "points: mean ± standard error, distances in data units"
@@ -76,18 +77,19 @@ def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str,
     """
     figure = new_figure(3.6, layout="constrained")
     axes, steps = figure.add_subplot(), np.arange(len(levels))
-    drawn = []
-    for (name, walks), color in zip(distances.items(), COLORS, strict=False):
+    drawn, beside = [], 0.16 * (np.arange(len(distances)) - (len(distances) - 1) / 2)  # equal curves hide none
+    for (name, walks), color, style, shift in zip(distances.items(), COLORS, STYLES, beside, strict=False):
         values, n = numpy(walks), len(walks)
         error = values.std(0, ddof=1) / n**0.5 if n > 1 else None
-        axes.errorbar(steps, values.mean(0), error, fmt="o-", capsize=3, color=color, label=name, zorder=3)
+        axes.errorbar(steps + shift, values.mean(0), error, fmt=style, capsize=3, color=color, label=name, zorder=3)
         drawn += [values.mean(0) + sign * (0 if error is None else error) for sign in (-1, 1)]
     mean, spread = numpy(floors).mean(0), 2 * numpy(floors).std(0, ddof=1)
-    axes.plot(steps, mean, color=GREY, label="draws of $p_\\sigma$, ± 2 standard deviations")
+    label = r"draws of $p_\sigma$, ± 2 standard deviations"
+    axes.plot(steps, mean, ":", color=BLACK, linewidth=1.4, zorder=4, label=label)
     axes.fill_between(steps, mean - spread, mean + spread, color=GREY, alpha=0.25, linewidth=0)
     heights = np.concatenate([mean - spread, mean + spread, *drawn])
     log_axis(axes, heights[heights > 0], r"sliced $W_2$ to $p_\sigma$ (data units)", which="y")
-    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 11)).round().astype(int))
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 13)).round().astype(int))
     labels = ["prior" if step == 0 else f"{number(float(levels[step]))}" for step in shown]
     axes.set_xticks(shown, labels)
     axes.set_xlabel(r"level $\sigma$ that the chains have reached (data units)")

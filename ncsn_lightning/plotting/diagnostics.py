@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,13 +32,19 @@ from .style import (
 
 @styled
 def plot_score_error(
-    sigmas: Tensor, relative_error: Tensor, *, others: Mapping[str, Tensor] | None = None, label: str = "model"
+    sigmas: Tensor,
+    relative_error: Tensor,
+    *,
+    stderr: Tensor | None = None,
+    others: Mapping[str, Tensor] | None = None,
+    label: str = "model",
 ) -> Figure:
     r"""E‖s_θ − s‖² / E‖s‖² against σ, both axes logarithmic; at 1 the model is no better than the zero score.
 
     Arguments:
         sigmas: `[L]`, data units, in any order.
         relative_error: `[L]`, dimensionless; NaN leaves a gap, and is said.
+        stderr: its standard errors `[L]`, drawn as bars of ± 2 of them.
         others: further curves `[L]` at the same levels, by their names.
         label: name of the first curve.
     """
@@ -50,6 +56,9 @@ def plot_score_error(
         values = np.where(numpy(errors) > 0, numpy(errors), np.nan)
         axes.plot(numpy(sigmas)[order], values[order], "o-", color=color, label=f"{name}: {_mean(errors)}", zorder=3)
         shown.append(values[np.isfinite(values)])
+    if stderr is not None:
+        values = np.where(numpy(relative_error) > 0, numpy(relative_error), np.nan)
+        error_bars(axes, numpy(sigmas), values, 2 * numpy(stderr), color=LINES[0], label="± 2 standard errors")
     sigma_axis(axes, numpy(sigmas))
     _log_errors(axes, np.concatenate(shown))
     axes.set_ylabel("relative score error\n" r"$\mathrm{E}\|s_\theta - s\|^2\,/\;\mathrm{E}\|s\|^2$ (dimensionless)")
@@ -104,6 +113,9 @@ def plot_score_split(sigmas: Tensor, gradient: Tensor, divergence_free: Tensor) 
     figure = new_figure(3.6, layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_shares(left, levels, moving, still)
+    missing = int(np.isnan(moving).sum())
+    if missing:
+        figure.suptitle(f"no value at {missing} of {len(levels)} levels, finer than the grid", fontsize="medium")
     right.plot(
         levels,
         np.where(moving > 0, moving, np.nan),
@@ -115,79 +127,100 @@ def plot_score_split(sigmas: Tensor, gradient: Tensor, divergence_free: Tensor) 
     if (np.concatenate([moving, still]) > 0).any():
         right.set_yscale("log")
     right.set_ylabel(r"$\mathrm{E}\|\cdot\|^2\,/\;\mathrm{E}\|s\|^2$ (dimensionless)")
-    right.set_title("its parts", loc="left")
+    right.set_title("its parts")
     right.grid(axis="y")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     for axes in (left, right):
-        sigma_axis(axes, levels)
+        sigma_axis(axes, _ends(levels))
     return figure
 
 
 def _draw_shares(axes: Axes, levels: Array, moving: Array, still: Array) -> None:
     """Both parts as shares of their sum, stacked; a level's bar is as wide as the gap to its neighbours."""
     total = np.where(moving + still > 0, moving + still, np.nan)
-    step = (levels[-1] / levels[0]) ** (0.5 / max(len(levels) - 1, 1)) if len(levels) > 1 else 1.2
-    place: dict[str, Any] = {"width": levels * (step - 1 / step) * 0.9, "align": "center", "linewidth": 0}
-    axes.bar(levels, moving / total, color=VERMILION, **place)
-    axes.bar(levels, still / total, bottom=moving / total, color=SKY, **place)
-    missing = int(np.isnan(moving).sum())
-    axes.set_title("share of the score error", loc="left")
-    if missing:
-        note = f"no value: {missing} of {len(levels)},\nfiner than the grid"
-        back = {"facecolor": "white", "alpha": 0.85, "linewidth": 0}
-        axes.text(0.03, 0.05, note, transform=axes.transAxes, bbox=back)
+    place = _bars(levels)
+    axes.bar(height=moving / total, color=VERMILION, **place)
+    axes.bar(height=still / total, bottom=moving / total, color=SKY, **place)
+    axes.set_title("share of the score error")
     axes.set_ylim(0, 1)
     axes.set_ylabel("share (dimensionless)")
 
 
+def _bars(levels: Array) -> dict[str, Any]:
+    """Bars around increasing levels on a logarithmic axis, nearly as wide as the gap to the neighbours."""
+    step = (levels[-1] / levels[0]) ** (0.45 / max(len(levels) - 1, 1)) if len(levels) > 1 else 1.2
+    return {"x": levels / step, "width": levels * (step - 1 / step), "align": "edge", "linewidth": 0}
+
+
+def _ends(levels: Array) -> Array:
+    """The outer ends of the bars around levels."""
+    bars = _bars(levels)
+    return np.array([bars["x"][0], bars["x"][-1] + bars["width"][-1]])
+
+
+class LossLevels(NamedTuple):
+    r"""The σ²-weighted denoising loss of each level and what it is made of, all `[L]` and dimensionless.
+
+    Attributes:
+        loss: σ² E‖s_θ + z/σ‖².
+        minimum: σ² E‖s + z/σ‖² of the exact score s, σ² C(σ): the least that any score can reach.
+        excess: σ² E‖s_θ − s‖².
+        loss_stderr, excess_stderr: standard errors.
+    """
+
+    loss: Tensor
+    minimum: Tensor
+    excess: Tensor
+    loss_stderr: Tensor
+    excess_stderr: Tensor
+
+
 @styled
-def plot_loss_levels(sigmas: Tensor, loss: Tensor, minimum: Tensor) -> Figure:
-    r"""The σ²-weighted denoising loss a level, over the least that any score can reach; and what lies between.
+def plot_loss_levels(sigmas: Tensor, losses: LossLevels) -> Figure:
+    r"""A bar a level: the σ²-weighted denoising loss over the least that any score can reach; and what lies between.
 
     $$\sigma^2\,\mathrm E\|s_\theta + z/\sigma\|^2 = \sigma^2\,\mathrm E\|s_\theta - s\|^2 + \sigma^2 C(\sigma)$$
 
     Arguments:
         sigmas: `[L]`, data units, in any order.
-        loss: `[L]`, σ² E‖s_θ + z/σ‖², dimensionless.
-        minimum: `[L]`, σ² C(σ) = D − σ² E‖s‖², dimensionless.
+        losses: at these levels.
     """
     order = np.argsort(numpy(sigmas))
-    levels, losses, floor = (numpy(values)[order] for values in (sigmas, loss, minimum))
+    levels, loss, minimum, excess, loss_stderr, excess_stderr = (numpy(values)[order] for values in (sigmas, *losses))
     figure = new_figure(3.5, layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(levels, losses, "o-", color=BLUE, label="loss")
-    left.plot(levels, floor, "--", color=BLACK, label=r"irreducible, $\sigma^2 C(\sigma)$", zorder=3)
-    left.fill_between(levels, floor, losses, color=BLUE, alpha=0.2, linewidth=0)
-    left.set_ylim(bottom=0)
+    place = _bars(levels)
+    left.bar(height=loss, color=SKY, label="loss", **place)
+    error_bars(left, levels, loss, 2 * loss_stderr, color=BLUE, label="± 2 standard errors")
+    left.hlines(
+        minimum,
+        place["x"],
+        place["x"] + place["width"],
+        color=BLACK,
+        linewidth=1.6,
+        label=r"irreducible, $\sigma^2 C(\sigma)$",
+        zorder=4,
+    )
     left.set_ylabel(r"$\sigma^2$-weighted loss (dimensionless)")
-    left.set_title("denoising loss", loc="left")
-    left.legend(loc="best")
-    _draw_excess(right, levels, losses - floor)
+    left.set_title("denoising loss")
+    size = np.where(excess > 0, excess, np.nan)
+    right.bar(height=size, color=SKY, **place)
+    error_bars(right, levels, size, 2 * excess_stderr, color=BLUE, label="± 2 standard errors")
+    if np.isfinite(size).any():
+        right.set_yscale("log")
+        right.set_ylim(np.nanmin(size) / 3, np.nanmax(size + 2 * np.nan_to_num(excess_stderr)) * 1.5)
+    right.set_ylabel(r"$\sigma^2\,\mathrm{E}\|s_\theta - s\|^2$ (dimensionless)")
+    right.set_title("excess: what is left to learn")
     for axes in (left, right):
-        sigma_axis(axes, levels)
+        sigma_axis(axes, _ends(levels))
         axes.grid(axis="y")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
-def _draw_excess(axes: Axes, levels: Array, excess: Array) -> None:
-    """|loss − minimum| on a logarithmic axis; open where negative, for then the estimate's noise is larger than it."""
-    size, below = np.where(excess == 0, np.nan, np.abs(excess)), excess < 0
-    axes.plot(levels, size, "-", color=BLUE)
-    axes.plot(levels[~below], size[~below], "o", color=BLUE, label="excess")
-    if below.any():
-        axes.plot(
-            levels[below],
-            size[below],
-            "o",
-            color=BLUE,
-            markerfacecolor="white",
-            label="negative: noise of the estimate",
-        )
-        axes.legend(loc="best")
-    if np.isfinite(size).any():
-        axes.set_yscale("log")
-    axes.set_ylabel(r"$\sigma^2\,\mathrm{E}\|s_\theta - s\|^2$ (dimensionless)")
-    axes.set_title("excess: what is left to learn", loc="left")
+def error_bars(axes: Axes, x: Array, y: Array, size: Array, *, color: str, label: str) -> None:
+    """Bars of the given size on both sides of values, above whatever shows the values."""
+    axes.errorbar(x, y, np.nan_to_num(size), fmt="none", ecolor=color, elinewidth=1.4, capsize=3, label=label, zorder=3)
 
 
 @styled
@@ -212,7 +245,7 @@ def plot_schedule(sigmas: Tensor, *, sigma_grid: Tensor, weight: Tensor, density
     left.set_xlim(min(0.5, 1 - 0.03 * len(ladder)), max(len(ladder) + 0.5, 1.03 * len(ladder)))
     left.set_xlabel("level $i$")
     left.grid(axis="y")
-    left.set_title(f"ladder, L = {len(ladder)}", loc="left")
+    left.set_title(f"ladder, L = {len(ladder)}")
     heights = _draw_density(right, grid, lam, ladder, density)
     right.plot(grid, lam / lam.max(), "--", color=VERMILION, label=r"$\lambda(\sigma)$", zorder=3)
     sigma_axis(right, np.concatenate([grid, ladder]))
@@ -270,7 +303,7 @@ def plot_learned_weighting(sigmas: Tensor, u: Tensor, optimum: Tensor) -> Figure
     axes.plot(numpy(sigmas)[order], numpy(u)[order], "-", color=BLUE, label=r"learned, $u(\sigma)$")
     sigma_axis(axes, numpy(sigmas))
     axes.set_ylabel(r"$u$ (nats)")
-    axes.set_title("learned weighting", loc="left")
+    axes.set_title("learned weighting")
     axes.grid(axis="y")
     axes.legend(loc="best")
     return figure

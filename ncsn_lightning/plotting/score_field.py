@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..distributions.base import Distribution
-from .space import Limits, density_grid, limits, mass_levels, pixel_sigma, plane_figure, write_note
+from .space import Limits, density_grid, limits, mass_levels, pixel_sigma, plane_figure
 from .style import DENSITY_MAP, ERROR_MAP, PALE, Array, number, numpy, styled
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +30,7 @@ ERROR_STEPS = ListedColormap(ERROR_MAP(np.linspace(0, 1, 20)), "ncsn_error_steps
 ARROWS = 14
 PIXELS = 128
 MASS = 0.999
+BARS: Any = {"location": "bottom", "pad": 0.012, "aspect": 22}
 
 
 class Field(NamedTuple):
@@ -47,9 +49,10 @@ class Field(NamedTuple):
 def plot_score_field(target: Distribution, score: ScoreFunction, sigmas: Tensor) -> Figure:
     r"""One row a level: the exact score, the model's, and σ‖s_θ − s‖, all over the same frame.
 
-    Arrows are σ·s, coloured by σ‖s‖ on one scale for all, over p_σ; their length grows with its square root, up to one
-    cell. Outside
-    the region that holds 99.9 % of p_σ, where no score is trained, arrows are faded and the error is left out.
+    Arrows are σ·s over p_σ, coloured by σ‖s‖ on one scale for all; their length grows with its square root, up to one
+    cell for the longest of a row. They stand on a grid. Where p_σ is finer than that, each stands at one point of p_σ
+    in its cell, that of the largest ‖s‖, for a grid would miss all that the score does. Outside the region that holds
+    99.9 % of p_σ, where no score is trained, arrows are faded and the error is left out.
 
     Arguments:
         score: the model, `(x [*, 2], sigma [])` to `[*, 2]`; called without gradients.
@@ -57,30 +60,44 @@ def plot_score_field(target: Distribution, score: ScoreFunction, sigmas: Tensor)
     """
     frame = limits(target)
     fields = [_field(target, score, sigma, frame) for sigma in sigmas.flatten()]
-    figure, grid = plane_figure(frame, rows=len(fields), columns=3, extra=1.35)
-    speed = Normalize(0, _ceiling([np.hypot(*field.arrows[0].T)[field.trained] for field in fields], 0.98))
+    figure, grid = plane_figure(frame, rows=len(fields), columns=3, extra=1.35 + 0.2 * len(fields))
+    speed = PowerNorm(0.5, 0, max(_longest(field) for field in fields))
     top = _ceiling([field.error[np.isfinite(field.error)] for field in fields], 0.998)
     error = PowerNorm(0.5, 0, top)
     for row, field in zip(grid, fields, strict=True):
         for axes, arrows in zip(row[:2], field.arrows, strict=True):
             _draw_arrows(axes, field, arrows, frame, speed)
-        _draw_error(row[2], field, frame, error)
+        row[2].set_facecolor(PALE)
+        shown = np.ma.masked_invalid(field.error)
+        row[2].imshow(shown, extent=frame, cmap=ERROR_STEPS, norm=error, interpolation="nearest")
+        row[2].set_title(f"relative error {number(field.relative)}", fontsize="medium")
         row[0].set_ylabel(f"$\\sigma$ = {field.sigma:.3g}\n$x_2$ (data units)")
-    for axes, title in zip(grid[0], ("exact score", "model", "difference"), strict=True):
+    for axes, title in zip(grid[0], ("exact score", "model", f"difference: {grid[0][2].get_title()}"), strict=True):
         axes.set_title(title)
     _draw_bars(figure, grid, speed, error)
     return figure
 
 
 def _draw_bars(figure: Figure, grid: list[list[Axes]], speed: Normalize, error: Normalize) -> None:
-    """One colour scale below the arrows of truth and model, one below the errors."""
-    bar: Any = {"location": "bottom", "pad": 0.012, "extend": "max"}
-    label = r"$\sigma\,\|s\|$ (dimensionless); faded, grey: outside 99.9 % of $p_\sigma$"
-    arrows = [axes for row in grid for axes in row[:2]]
-    figure.colorbar(ScalarMappable(speed, ARROW_MAP), ax=arrows, label=label, aspect=32, shrink=0.7, **bar)
-    label = r"$\sigma\,\|s_\theta - s\|$ (dimensionless), square root"
-    errors, ticks = [row[2] for row in grid], MaxNLocator(3)
-    figure.colorbar(ScalarMappable(error, ERROR_STEPS), ax=errors, label=label, aspect=22, ticks=ticks, **bar)
+    """A colour scale below each column: of the arrows, of the density behind them, of the error."""
+    arrows, model, errors = ([row[column] for row in grid] for column in range(3))
+    scales: list[tuple[list[Axes], Normalize, ListedColormap, str]] = [
+        (arrows, speed, ARROW_MAP, r"arrows: $\sigma\,\|s\|$ (dimensionless)"),
+        (model, Normalize(0, 1), BACKGROUND_MAP, r"background: $p_\sigma\,/\,\max p_\sigma$ (dimensionless)"),
+        (errors, error, ERROR_STEPS, r"$\sigma\,\|s_\theta - s\|$ (dimensionless)"),
+    ]
+    for column, norm, colors, label in scales:
+        extend = "neither" if colors is BACKGROUND_MAP else "max"
+        mappable, ticks = ScalarMappable(norm, colors), MaxNLocator(4 if column is model else 3)
+        figure.colorbar(mappable, ax=column, label=label, extend=extend, ticks=ticks, **BARS)
+    note = "Arrows and error: square-root scales. Faded and grey: outside 99.9 % of the mass. "
+    note += "The longest arrow of each row fills a cell."
+    figure.supxlabel(note, fontsize="small")
+
+
+def _longest(field: Field) -> float:
+    """σ‖s‖ of all but the largest few of the exact arrows that are trained."""
+    return _ceiling([np.hypot(*field.arrows[0].T)[field.trained]], 0.98)
 
 
 def _field(target: Distribution, score: ScoreFunction, sigma: Tensor, frame: Limits) -> Field:
@@ -89,7 +106,7 @@ def _field(target: Distribution, score: ScoreFunction, sigma: Tensor, frame: Lim
     drawn = pixel_sigma(frame, level, PIXELS)
     floor = mass_levels(target, drawn, (MASS,))[0]
     sigma = sigma.to(grid.x)
-    where = density_grid(target, frame, resolution=ARROWS).x.reshape(-1, 2)
+    where = _places(target, sigma, frame)
     with torch.no_grad():
         truth, model = (
             [s(x, sigma) for x in (grid.x, where, target.noisy_points(level))] for s in (target.score, score)
@@ -107,6 +124,22 @@ def _field(target: Distribution, score: ScoreFunction, sigma: Tensor, frame: Lim
     )
 
 
+def _places(target: Distribution, sigma: Tensor, frame: Limits) -> Tensor:
+    """Where arrows stand, `[n, 2]`: on a grid, or where p_σ is finer than that at one of its points in each cell."""
+    cell = max(frame.width, frame.height) / ARROWS
+    if math.hypot(float(sigma), target.blur) > cell / 2:
+        return density_grid(target, frame, resolution=ARROWS).x.reshape(-1, 2)
+    x = target.noisy_points(float(sigma))
+    column, row = ((x - x.new_tensor([frame.left, frame.bottom])) / cell).floor().long().unbind(-1)
+    inside = (x > x.new_tensor([frame.left, frame.bottom])).all(-1) & (x < x.new_tensor([frame.right, frame.top])).all(
+        -1
+    )
+    order = torch.linalg.vector_norm(target.score(x, sigma), dim=-1).argsort(descending=True)
+    order = order[inside[order]]
+    _, first = np.unique((row * 2 * ARROWS + column)[order].cpu().numpy(), return_index=True)
+    return x[order[torch.from_numpy(first).to(x.device)]]
+
+
 def _ceiling(values: list[Array], share: float) -> float:
     """The end of a colour scale: all but the largest few values lie below it; 1 where there is nothing to show."""
     pooled = np.concatenate([row[np.isfinite(row)].ravel() for row in values])
@@ -118,7 +151,7 @@ def _draw_arrows(axes: Axes, field: Field, arrows: Array, frame: Limits, speed: 
     axes.imshow(field.background, extent=frame, cmap=BACKGROUND_MAP, vmin=0, vmax=1, interpolation="bilinear")
     size = np.hypot(*arrows.T)
     cell = max(frame.width, frame.height) / ARROWS
-    length = np.sqrt(np.minimum(size / (speed.vmax or 1.0), 1.0))
+    length = np.sqrt(np.minimum(size / _longest(field), 1.0))
     steps = 0.95 * cell * (length / np.maximum(size, 1e-30))[:, None] * arrows
     colors = np.array(ARROW_MAP(speed(size)))
     colors[:, 3] = np.where(field.trained, 1.0, 0.25)
@@ -127,9 +160,3 @@ def _draw_arrows(axes: Axes, field: Field, arrows: Array, frame: Limits, speed: 
         units="width", width=0.006, headwidth=3.6, headlength=4.2, headaxislength=3.8, minshaft=1.6, minlength=0.5,
         zorder=2,
     )  # fmt: skip
-
-
-def _draw_error(axes: Axes, field: Field, frame: Limits, norm: Normalize) -> None:
-    axes.set_facecolor(PALE)
-    axes.imshow(np.ma.masked_invalid(field.error), extent=frame, cmap=ERROR_STEPS, norm=norm, interpolation="nearest")
-    write_note(axes, f"relative error on this grid {number(field.relative)}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from .style import BLUE, GREY, WIDTH, Array, new_figure, numpy
 
 CONTOURS = "lines: 50, 90, 99 % of the mass"
 """What the lines of `draw_contours` are, for a caption."""
+
+
+X_LABEL = "$x_1$ (data units)"
 
 
 class Limits(NamedTuple):
@@ -111,6 +115,12 @@ def draw_points(axes: Axes, samples: Tensor, frame: Limits, *, ink: float = 6000
     return note
 
 
+def draw_frame(axes: Axes, frame: Limits) -> None:
+    """A dashed rectangle, the frame of another panel."""
+    corner = (frame.left, frame.bottom)
+    axes.add_patch(Rectangle(corner, frame.width, frame.height, fill=False, edgecolor=GREY, linestyle="--", zorder=3))
+
+
 def visible(samples: Tensor, frame: Limits) -> tuple[Array, str]:
     """The finite rows of `samples`, and a note on how many lie outside the frame or are not finite (or nothing)."""
     values = numpy(samples)
@@ -140,21 +150,28 @@ def frame_axes(axes: Axes, frame: Limits) -> None:
     axes.set_ylim(frame.bottom, frame.top)
     axes.set_aspect("equal")
     axes.spines[["top", "right"]].set_visible(True)
-    for axis, name in ((axes.xaxis, "$x_1$ (data units)"), (axes.yaxis, "$x_2$ (data units)")):
+    for axis, name in ((axes.xaxis, X_LABEL), (axes.yaxis, "$x_2$ (data units)")):
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         axis.set_label_text(name)
 
 
-def plane_figure(frame: Limits, *, rows: int, columns: int, extra: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of `rows` by `columns` panels with one frame, labelled at the outer edge.
+def plane_figure(
+    frame: Limits, *, columns: int, extra: float, rows: int = 1, frames: Sequence[Limits] = ()
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of panels that show one frame, labelled at the outer edge.
 
     Arguments:
         extra: height in inches for all that is no panel: titles, labels, colour bars.
+        frames: of each row, with the proportions of `frame`, where they differ; every row then has ticks of its own.
     """
     panel = (WIDTH - 0.8) / columns
-    figure = new_figure(rows * panel * frame.height / frame.width + extra, layout="compressed")
-    grid: list[list[Axes]] = figure.subplots(rows, columns, squeeze=False).tolist()
-    for axes in itertools.chain(*grid):
-        frame_axes(axes, frame)
-        axes.label_outer()
+    figure = new_figure((len(frames) or rows) * panel * frame.height / frame.width + extra, layout="compressed")
+    grid: list[list[Axes]] = figure.subplots(len(frames) or rows, columns, squeeze=False).tolist()
+    for row, place in zip(grid, frames or [frame] * rows, strict=True):
+        for axes in row:
+            frame_axes(axes, place)
+            axes.label_outer()
+            if frames:
+                axes.tick_params(labelbottom=True)
+                axes.set_xlabel(X_LABEL)
     return figure, grid
