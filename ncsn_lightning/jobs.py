@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,19 +27,20 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from .building import MODEL_TRUSTED, Builder, fill_automatic
-from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
+from .callbacks import LastCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
-from .checkpoints import Checkpoint, latest_checkpoint
+from .checkpoints import AtomicCheckpointIO, Checkpoint, latest_checkpoint, read_checkpoint, relocated
 from .compiled import check_compilable
-from .configuration import config_hash
+from .configuration import Refusal, config_hash, write_config
 from .distributions import Distribution
 from .files import remove_parts, replacing
+from .internals import spawns_ranks
 from .loggers import MetricsCSV
 from .loops import FastLoop
 from .module import HasScore
-from .preemption import is_first_rank, listening
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
+from .signals import is_first_rank, listening, training
 from .trainer_options import make_trainer
 
 log = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def build(
     distribution = builder.build("distribution")
     files = {f"distribution.{name}": content for name, content in distribution.files.items()}
     record = RunRecord(config=builder.settled(), files=files, overrides=overrides)
-    last = [record, PreemptionCheckpoint(folder=record.config["paths"]["folder"])]
+    last = [record, LastCheckpoint(folder=record.config["paths"]["folder"])]
     kept = _without_unmonitored(callbacks)
     trainer = make_trainer(builder, [parts["fast_loop"], *kept, *last], parts, in_sweep=in_sweep)
     builder.check()
@@ -193,35 +195,94 @@ def train(config: dict[str, Any], *, overrides: list[str]) -> float:
     return fit(build(config, overrides=overrides))
 
 
-def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
-    """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had."""
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-    assert isinstance(config, dict)
-    plain = {str(key): value for key, value in config.items()}
-    plain["paths"] = {**plain["paths"], "folder": str(folder)}
-    overrides = plain.pop("overrides", [])
-    return go_on(plain, overrides=overrides, trust=(*TRUSTED, *trust))
+def resume(folder: Path, **options: Any) -> float:
+    """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had.
+
+    Args:
+        folder: of the run.
+        options: of `build` and `go_on`, but `trust`: packages beside our own.
+    """
+    config, overrides = configuration_of(folder)
+    options["trust"] = (*TRUSTED, *options.get("trust", ()))
+    return go_on(config, overrides=overrides, begun=True, **options)
 
 
-def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> float:
+def configuration_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The plain configuration of the run in a folder, wherever it was before, and its command line.
+
+    Raises:
+        Refusal: there is neither a `config.yaml` nor a whole checkpoint.
+    """
+    if (folder / "config.yaml").is_file():
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
+    else:
+        checkpoint, torn = latest_checkpoint(folder)
+        if checkpoint is None:
+            raise Refusal("\n".join([f"resume={folder}: holds no whole checkpoint; give another run", *torn]))
+        config = {**checkpoint.content["config"], "overrides": checkpoint.content.get("overrides", [])}
+    overrides = config.pop("overrides", [])
+    return {**config, "paths": {**config["paths"], "folder": str(folder)}}, overrides
+
+
+def fork(source: Path, folder: Path, *, max_steps: int | None) -> None:
+    """Begin a run that goes on from where another one is.
+
+    Args:
+        source: folder of that run, which stays as it is, or one of its checkpoints.
+        folder: of the new run.
+        max_steps: its `trainer.max_steps`; None for that run's own.
+
+    Raises:
+        Refusal: there is no whole checkpoint, or it has taken that many steps already.
+    """
+    try:
+        latest = Checkpoint(source, read_checkpoint(source)) if source.is_file() else latest_checkpoint(source)[0]
+    except ValueError as error:
+        raise Refusal(f"resume={error}") from error
+    if latest is None:
+        raise Refusal(f"resume={source}: holds no whole checkpoint to go on from; give another run")
+    config, overrides = latest.content["config"], latest.content.get("overrides", [])
+    if max_steps is not None:
+        if (taken := latest.content["global_step"]) >= max_steps:
+            raise Refusal(f"trainer.max_steps={max_steps}: the run has taken {taken} steps; give more than that")
+        config = {**config, "trainer": {**config["trainer"], "max_steps": max_steps}}
+        overrides = [text for text in overrides if not text.startswith("trainer.max_steps=")]
+        overrides.append(f"trainer.max_steps={max_steps}")
+    config |= {"paths": {**config["paths"], "folder": str(folder)}, "run_id": "-".join(folder.parts[-2:])}
+    config["config_hash"] = config_hash(config)
+    for path in {latest.path, latest.path.with_name("best.ckpt")}:
+        if path.is_file():
+            content = relocated(read_checkpoint(path), folder) | {"config": config, "overrides": overrides}
+            for state in content["lr_schedulers"]:
+                if "lr_lambdas" in state:  # which follow the old length
+                    state["lr_lambdas"] = [None] * len(state["lr_lambdas"])
+            AtomicCheckpointIO().save_checkpoint(content, folder / "checkpoints" / path.name)
+    if (rows := latest.path.parents[1] / "metrics.csv").is_file() and not source.is_file():
+        with replacing(folder / "metrics.csv") as copy:
+            shutil.copyfile(rows, copy)
+    write_config(folder, config, overrides)
+
+
+def go_on(config: dict[str, Any], *, overrides: list[str], begun: bool = False, **options: Any) -> float:
     """Run one training to its end: from the furthest whole checkpoint in its folder, else from its first step.
 
     Args:
         config, overrides, options: of `build`.
+        begun: whether some process has begun it before.
     """
     folder = Path(config["paths"]["folder"])
     if is_first_rank():  # others may find it writing already
         remove_parts(folder)
-        (folder / "summary.json").unlink(missing_ok=True)
     checkpoint, torn = latest_checkpoint(folder)
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
     files = checkpoint.content.get("files") if checkpoint else None
     job = build(config, overrides=overrides, files=files, **options)
     if job.trainer.is_global_zero:
+        (folder / "summary.json").unlink(missing_ok=True)
         for line in torn:
             log.warning("%s", line)
-        if (folder / "config.yaml").exists():
+        if begun:
             start = checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet"
             log.info("resuming from %s", start)
     return fit(job, checkpoint=checkpoint)
@@ -231,7 +292,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     """Train from the first step or from a checkpoint to the end, log, and return the score error.
 
     Raises:
-        Preempted: the process was asked to stop (`ncsn_lightning.preemption`).
+        Preempted, Stopped: the process was asked to stop (`ncsn_lightning.signals`).
     """
     config, trainer = job.record.config, job.trainer
     folder = Path(config["paths"]["folder"])
@@ -239,9 +300,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     if trainer.is_global_zero:
         if broken := broken_guidelines(schedule, distribution):
             log.warning("the primer's guidelines are broken: %s", "; ".join(broken))
-        with replacing(folder / "config.yaml") as path:
-            OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
-    with listening():
+        write_config(folder, config, job.record.overrides)
+    with listening(), training(patient=spawns_ranks(trainer)):
         _fit(job, checkpoint)
     # A rank of another process (ddp_spawn) keeps its results to itself, and the last validation's are handed back.
     measured = {**trainer.callback_metrics, **job.record.results(trainer)}

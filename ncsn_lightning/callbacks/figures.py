@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -26,6 +27,7 @@ from ..objectives import Objective, squared_error
 from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
+from ..signals import abandons
 from ..weightings import Learned
 from .measuring import MeasuringCallback, first, measured
 from .score_error import ScoreError
@@ -74,13 +76,31 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.distribution, self.schedule, self.levels, self.objective = distribution, schedule, levels, objective
         self.sampler, self.sample_test = sampler, sample_test
         self.num_samples, self.every_n_steps, self.seed = num_samples, every_n_steps, seed
-        self.folder = Path(folder)
+        self.folder, self.owed = Path(folder), False
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero
-        if due and (states := self._walk(pl_module)):
-            self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
+        if step % self.every_n_steps == 0 and step < trainer.max_steps and trainer.is_global_zero:
+            self._show(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.owed and trainer.is_global_zero:
+            self._show(trainer, pl_module)
+
+    def _show(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Samples along the way, which whoever stops the run does not wait for; a resumed one draws them."""
+
+        def draw() -> None:
+            if states := self._walk(module):
+                self._publish(trainer, "samples", plotting.plot_samples(self.distribution, states[-1]))
+
+        self.owed = abandons(draw)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"owed": self.owed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.owed = state_dict["owed"]
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:

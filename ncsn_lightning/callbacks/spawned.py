@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from ..lease import LeaseLost
+from ..signals import Preempted
 from .divergence import Diverged
-from .preemption import Preempted
 
-KINDS = (Diverged, Preempted)
+KINDS = (Diverged, Preempted, LeaseLost)
 
 
 def original(error: BaseException) -> BaseException:
-    """The `Diverged` or `Preempted` that a rank ended with, where `error` is its parent's; else `error` itself."""
+    """The one of `KINDS` that a rank ended with, where `error` is its parent's; else `error` itself."""
     if not isinstance(error, ProcessRaisedException):
         return error
     name, _, message = str(error).strip().splitlines()[-1].partition(": ")

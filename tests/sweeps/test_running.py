@@ -15,9 +15,9 @@ import torch
 from processes import Script, wait_for
 
 from ncsn_lightning.configuration import Refusal
+from ncsn_lightning.lease import holder, take
 from ncsn_lightning.overrides import check_launcher
 from ncsn_lightning.sweeps.folder import read_sweep
-from ncsn_lightning.sweeps.lease import holder, take
 
 TINY = [
     *("logger=csv", "network.hidden_dims=[16,16]", "network.embedding.dim=8", "objective.pool_size=1000"),

@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from ncsn_lightning.sweeps import lease as leases
-from ncsn_lightning.sweeps.lease import STALE, Holder, holder, take
+from ncsn_lightning import lease as leases
+from ncsn_lightning.lease import STALE, Holder, holder, take
 
 CROWD = """
 # Many processes that try to take the jobs in some folders, all in the same instant; prints who has which.
 import os, sys, time
 from pathlib import Path
-from ncsn_lightning.sweeps.lease import take
+from ncsn_lightning.lease import take
 gate, *folders = map(Path, sys.argv[1:])
 for _ in range(7):
     if os.fork() == 0:
@@ -30,7 +30,7 @@ time.sleep(2)  # alive until all have tried
 TAKER = """
 import sys, time
 from pathlib import Path
-from ncsn_lightning.sweeps.lease import take
+from ncsn_lightning.lease import take
 with take(Path(sys.argv[1])):
     print("taken", flush=True)
     time.sleep(100)
