@@ -166,8 +166,8 @@ def take(folder: Path, *, waiting: Callable[[Holder], None] = lambda holder: Non
         path, began = _path(places, last.number + 1 if last else 1), _now()
         if _make(path):
             return Lease(path, began)
-        if not _read(path):  # someone was quicker, and an earlier look-up's answer stands in a cache
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT))
+        if not _read(path):  # someone was quicker, and a cache still says that nobody was
+            _renew(path)
 
 
 def holder(folder: Path) -> Holder | None:
@@ -224,6 +224,11 @@ def _make(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _renew(path: Path) -> None:
+    """Look a number up that is there, past what a cache says: only an opening that may create asks the server."""
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT))
 
 
 def _touch(path: Path, times: tuple[float, float] | None) -> bool:
