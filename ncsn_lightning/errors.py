@@ -67,18 +67,23 @@ def write_summary_on_failure(folder: Path, overrides: Sequence[str], lease: Leas
         if lease and lease.is_lost():
             raise LeaseLost(f"{folder}: another process has taken the run over") from error
         log_error()
-        if lease and not isinstance(error, SystemExit) and read_summary(folder) == before:
+        now = read_summary(folder)
+        if lease and not isinstance(error, SystemExit) and (not now or now == before):
             status: Status = "preempted" if isinstance(error, Preempted | Stopped) else "failed"
-            seconds = time.perf_counter() - started
-            write_summary_for(folder, status, error=traceback.format_exc(), wall_time=seconds, overrides=overrides)
+            facts = {key: before[key] for key in ("seed", "steps", "metrics") if key in before}
+            seconds = time.perf_counter() - started + before.get("wall_time", 0.0)
+            text = traceback.format_exc()
+            write_summary_for(folder, status, error=text, wall_time=seconds, overrides=overrides, **facts)
         raise
 
 
-def write_summary_for(folder: Path, status: Status, *, error: str, wall_time: float, overrides: Sequence[str]) -> None:
-    """Write the summary of a run that ended before it could."""
-    facts: dict[str, Any] = {"seed": None, "steps": 0, "wall_time": wall_time, "metrics": {}, "overrides": [*overrides]}
+def write_summary_for(
+    folder: Path, status: Status, *, error: str, wall_time: float, overrides: Sequence[str], **known: Any
+) -> None:
+    """Write the summary of a run that ended before it could; of its other facts those that are known."""
+    facts = {"seed": None, "steps": 0, "metrics": {}, "config_hash": folder.name, **known}
     try:
-        write_summary(folder, status=status, error=error, **facts, config_hash=folder.name)
+        write_summary(folder, status=status, error=error, wall_time=wall_time, overrides=[*overrides], **facts)
     except OSError as full:  # a full disk, say: the run then counts as interrupted
         log.error("%s", one_line(full))
 

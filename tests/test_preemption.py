@@ -18,7 +18,7 @@ from processes import assert_same_end, finish, fresh, start, wait_for
 
 from ncsn_lightning import BlockCallback, jobs
 from ncsn_lightning.checkpoints import read_checkpoint
-from ncsn_lightning.signals import SIGNALS, WARNINGS, Preempted, Stopped, asked, listening, note
+from ncsn_lightning.signals import SIGNALS, WARNINGS, Preempted, Stopped, asked, listening, note, training
 
 BLOCKS = ["block_size=20", "~callbacks.figures", "weighting=learned"]
 ENDS_OF_A_PROCESS = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM]
@@ -130,7 +130,7 @@ def test_ranks_stop_at_the_same_step_whichever_of_them_was_asked(tmp_path):
     os.kill(ranks(process)[1], signal.SIGUSR2)
     assert 40 <= stopped(process, signal.SIGUSR2, folder) < 100
     process = start(f"resume={folder}")
-    wait_for(lambda: len(ranks(process)) == 2, process)
+    wait_for(lambda: (folder / "train.log").read_text().count("fast loop") == 2, process)
     os.kill(ranks(process)[0], signal.SIGTERM)
     assert stopped(process, signal.SIGTERM, folder) < 200
     finish(start(f"resume={folder}"))
