@@ -253,6 +253,12 @@ def later_ranks() -> list[str]:
     return [f"{name}={os.environ[name]}" for name in names if os.environ.get(name, "0") != "0"]
 
 
+def started_by_torchrun() -> list[str]:
+    """What says that this is the first of several processes, each of which runs the command."""
+    several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    return [f"WORLD_SIZE={os.environ['WORLD_SIZE']}"] if several else []
+
+
 def _requeue() -> None:
     """Have this process started again: by whoever listened to the warning before, else by Slurm, where this is its job.
 

@@ -199,7 +199,9 @@ class World(RuleBasedStateMachine):
             self.write(process)
 
 
-World.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+World.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, derandomize=True, database=None
+)
 
 
 class TestNeverTwoWriters(World.TestCase):
