@@ -230,7 +230,7 @@ def _guarded(command: str, action: Callable[[], Any]) -> None:
         "agg"  # a notebook's own, inherited, may not be installed here; no command shows a window
     )
     try:
-        with signals.listening():
+        with signals.listening(), _knowing_the_place():
             signals.remember("the same command begins again")
             _carry_out(command, action)
             sys.stdout.flush()
@@ -266,6 +266,29 @@ def _leave(line: str, *, quietly: bool = True) -> NoReturn:
         sys.exit(line)
     print(line, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+@contextmanager
+def _knowing_the_place() -> Iterator[None]:
+    """Let whatever asks for the working folder have its name, also after somebody removed it."""
+    ask = os.getcwd
+    try:
+        place = ask()
+    except FileNotFoundError:
+        yield
+        return
+
+    def answer() -> str:
+        try:
+            return ask()
+        except FileNotFoundError:
+            return place
+
+    os.getcwd = answer
+    try:
+        yield
+    finally:
+        os.getcwd = ask
 
 
 def _open_streams() -> None:

@@ -134,8 +134,8 @@ def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *,
     data, ranks = parts["data"], trainer.num_nodes * trainer.num_devices
     if ranks == 1 and (later := later_ranks() or started_by_torchrun()):
         builder.refuse(
-            f"trainer.devices=1: {', '.join(later)} says that this is one of several processes, each of which would train "
-            "the whole run; use trainer=ddp trainer.devices=N for N processes, or start one"
+            f"trainer.devices=1: {', '.join(later)} says that this is one of several processes, each of which would "
+            "train the whole run; use trainer=ddp trainer.devices=N for N processes, or start one"
         )
     if isinstance(data, StreamingDataModule):
         builder.attempt("", lambda: data.check_ranks(ranks))
