@@ -128,14 +128,21 @@ def _resume(arguments: list[str]) -> None:
             from . import jobs
 
             jobs.fork(source, folder, max_steps=_steps(given))
-        handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
-        as_hydra = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
-        logging.basicConfig(level=logging.INFO, format=as_hydra, handlers=handlers)
+        _log_as_hydra(folder / "train.log")
         if _finished_before(folder) is not None:
             return
         from . import jobs
 
         jobs.resume(folder, trust=packages(given.get("trust", "")), callbacks=guards())
+
+
+def _log_as_hydra(path: Path) -> None:
+    """Write the log to the console and into a file."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+        root.addHandler(handler)
 
 
 def _places(given: dict[str, str]) -> tuple[Path, Path]:
