@@ -64,8 +64,8 @@ def write_summary_on_failure(folder: Path, overrides: Sequence[str], lease: Leas
     except (Refusal, LeaseLost):
         raise
     except BaseException as error:
-        if lease and lease.is_lost():
-            raise LeaseLost(f"{folder}: another process has taken the run over") from error
+        if lease:
+            lease.demand()
         log_error()
         now = read_summary(folder)
         if lease and not isinstance(error, SystemExit) and (not now or now == before):

@@ -102,6 +102,7 @@ class Lease:
             OSError: it is in doubt, and the server does not answer.
         """
         with self._lock:
+            self._lost = self._lost or follows(self.path)
             if not self._lost and _now() - self.beat > DOUBT:
                 began, following = _now(), _path(self.path.parent, int(self.path.stem) + 1)
                 self._lost = not _make(following)
@@ -141,9 +142,7 @@ class Lease:
         with self._lock:
             began = _now()  # before the touch, which may take as long as the server likes
             try:
-                if self.is_lost() or follows(self.path):
-                    self._lost = True
-                elif _touch(self.path, None):
+                if not self.is_lost() and _touch(self.path, None):
                     self.beat = began
             except OSError as error:
                 log.warning("%s: no sign of life (%s)", self.path, error.strerror)

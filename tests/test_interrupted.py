@@ -224,7 +224,7 @@ def test_a_run_of_more_steps_has_a_folder_and_a_rate_of_its_own(command, tmp_pat
     assert files(tmp_path / "run") == before
     longer = tmp_path / "run-80"
     assert (summary(longer)["status"], summary(longer)["steps"]) == ("finished", 80)
-    assert summary(longer)["config_hash"] == summary(tmp_path / "long")["config_hash"]
+    assert summary(longer)["config_hash"] != summary(tmp_path / "run")["config_hash"]
     rates = [
         {int(row["step"]): float(row["lr-FlatAdam"]) for row in logged(folder) if row["lr-FlatAdam"]}
         for folder in (longer, tmp_path / "long")

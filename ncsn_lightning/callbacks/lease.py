@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from ..lease import Lease, LeaseLost, follows
+from ..lease import Lease, LeaseLost, holder
 from ..loops import BlockCallback
 
 
 class LeaseGuard(BlockCallback):
     """End the run with `LeaseLost` at the first block after it was taken over; a holder in doubt waits until it knows.
 
-    A spawned rank has no lease, but its parent's number to look at; the parent keeps that alive.
+    A spawned rank has no lease, but its parent's numbers to look at; the parent keeps them alive.
 
     Args:
         lease: of the run.
@@ -19,13 +20,13 @@ class LeaseGuard(BlockCallback):
 
     def __init__(self, lease: Lease) -> None:
         self.lease: Lease | None = lease
-        self.path = lease.path
+        self.folder, self.pid = lease.path.parents[1], os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"lease": None, "path": self.path}
+        return {**self.__dict__, "lease": None}
 
     def on_train_batch_start(self, *_: object) -> None:
         if self.lease:
             self.lease.demand()
-        elif follows(self.path):
+        elif (last := holder(self.folder)) and last.pid != self.pid:
             raise LeaseLost("another process has taken the run over")
