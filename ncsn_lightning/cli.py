@@ -272,7 +272,8 @@ def _leave(line: str, *, quietly: bool = True) -> NoReturn:
     if (code := signals.exit_code()) == 1:
         sys.exit(line)
     print(line, file=sys.stderr, flush=True)
-    sys.exit(code)
+    logging.shutdown()
+    os._exit(code)  # what other packages do at the interpreter's end may take longer than a person waits
 
 
 @contextmanager

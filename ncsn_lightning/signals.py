@@ -209,6 +209,7 @@ def abandons(action: Callable[[], None]) -> bool:
 def check() -> None:
     """Raise `Stopped` where this process was asked to go."""
     if _listener.came & {*ENDS}:
+        _listener.stopping = True
         raise Stopped
 
 

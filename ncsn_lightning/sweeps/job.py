@@ -144,7 +144,7 @@ def _in_one_line(folder: Path) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, signals.Stopped) or read_summary(folder).get("status") == "preempted":
             signals.note(signal.SIGTERM)
-            raise signals.Stopped from error
+            signals.check()
         reason = _reason(error, folder)
         if batch():  # whose log nobody else writes
             log.error("%s", reason)
