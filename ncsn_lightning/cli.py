@@ -168,7 +168,10 @@ def _places(given: dict[str, str]) -> tuple[Path, Path]:
                 "hydra.run.dir: a resumed run goes on in its folder; leave this out, or give trainer.max_steps"
             )
         own = Path(given["hydra.run.dir"]).expanduser().absolute()
-    if own != path and own.exists() and not (own / "config.yaml").is_file():
+    held = OmegaConf.load(own / "config.yaml") if (own / "config.yaml").is_file() else None
+    if own != path and held and steps is not None and OmegaConf.select(held, "trainer.max_steps") != steps:
+        raise Refusal(f"hydra.run.dir={own}: holds a run of another configuration; choose another folder")
+    if own != path and own.exists() and held is None:
         raise Refusal(f"{own}: is there already, and holds no run; give another folder, hydra.run.dir=…")
     return path, own
 

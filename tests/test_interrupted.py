@@ -216,7 +216,7 @@ def test_a_run_of_more_steps_has_a_folder_and_a_rate_of_its_own(command, tmp_pat
     def files(folder):
         return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "lease" not in str(path)}
 
-    whole = [*TINY, "trainer.log_every_n_steps=5", "block_size=5"]
+    whole = [*TINY, "trainer.log_every_n_steps=5", "block_size=5", "module.warmup_steps=5"]
     assert command("train", *whole, "hydra.run.dir=run") == []
     assert command("train", *whole, "trainer.max_steps=80", "hydra.run.dir=long") == []
     before = files(tmp_path / "run")
