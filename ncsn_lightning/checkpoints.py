@@ -30,7 +30,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return _load(Path(path), map_location=map_location)
+        path = Path(path)
+        content = _load(path, map_location=map_location)
+        return relocated(content, path.parents[1]) if path.parent.name == "checkpoints" else content
+
+
+def relocated(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A checkpoint whose callbacks' places lie in `folder`, as those of a run that was moved there.
+
+    A ModelCheckpoint forgets which one was best where its folder is another than the checkpoint's says.
+    """
+    before = os.path.realpath(content.get("config", {}).get("paths", {}).get("folder", folder))
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {moved(key): moved(inner) for key, inner in value.items()}
+        if isinstance(value, str) and value.startswith(before + os.sep):
+            return os.path.realpath(folder) + value[len(before) :]
+        return value
+
+    states = {name: moved(state) for name, state in content.get("callbacks", {}).items()}
+    return {**content, "callbacks": states}
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

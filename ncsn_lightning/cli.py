@@ -23,15 +23,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from .configuration import Refusal, config_folder, config_hash, packages, plain, read_config
-from .errors import FULL, log_error, log_files, one_line
+from . import signals
+from .configuration import Refusal, config_folder, config_hash, packages, plain, read_config, write_config
+from .errors import FULL, log_files, one_line, write_summary_on_failure
 from .evaluation import request
 from .help import help_text
+from .lease import STALE, WATCH, Holder, Lease, holder, take
 from .overrides import as_text, at_home, check_launcher, check_single, refused_overrides
-from .preemption import Preempted, is_first_rank, listening
 from .results import read_summary, said_version
+from .signals import Preempted, Stopped, is_first_rank
 from .sweeps import job
-from .sweeps.lease import take
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ Task = Callable[[DictConfig], Any]
 
 def train() -> None:
     """Train a network: `ncsn-train group=option key=value …`, `-m` for a sweep, `resume=FOLDER` to go on."""
-    if any(argument.startswith("resume=") for argument in sys.argv[1:]):
-        _guarded("train", lambda: _resume(sys.argv[1:]))
+    if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
+        _guarded("train", lambda: _resume([argument.lstrip("+") for argument in sys.argv[1:]]))
     else:
         _run("train", _train)
 
@@ -66,21 +67,29 @@ def _train(cfg: DictConfig) -> float | str:
 
     if settings.runtime.choices["hydra/sweeper"] == "resuming" and settings.mode == RunMode.MULTIRUN:
         return job.run(lambda: job.named(compose(), folder), overrides=overrides, folder=folder)
-    with listening(), _last_word(folder):
+    with _refusing(folder):
         if sweep := settings.runtime.choices.get("sweep"):
             raise Refusal(f"sweep={sweep}: this runs one job; add -m for all of the sweep")
         config = compose()
-        if (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
+        if begun := (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
             _check_same(folder, config)
+        with _held(folder, f"hydra.run.dir={folder}", overrides) as guards:
             if (error := _finished_before(folder)) is not None:
                 return error
-        from . import precheck
+            if not begun and is_first_rank():  # before torch is imported: from here on the run can be gone on with
+                write_config(folder, {"config_hash": config_hash(config), **config}, overrides)
+            try:
+                from . import precheck
 
-        if lines := precheck.refused(config, overrides=overrides):
-            raise Refusal("\n".join(lines))
-        from . import jobs
+                if lines := precheck.refused(config, overrides=overrides):
+                    raise Refusal("\n".join(lines))
+                from . import jobs
 
-        return jobs.go_on(config, overrides=overrides)
+                return jobs.go_on(config, overrides=overrides, begun=begun, callbacks=guards())
+            except Refusal:
+                if not begun and is_first_rank():
+                    (folder / "config.yaml").unlink(missing_ok=True)
+                raise
 
 
 def _finished_before(folder: Path) -> float | None:
@@ -116,37 +125,103 @@ def _sample(cfg: DictConfig) -> None:
 
 
 def _resume(arguments: list[str]) -> None:
-    given = dict(argument.split("=", 1) for argument in arguments if argument.startswith(("resume=", "trust=")))
+    known = ("resume=", "trust=", "loop=", "trainer.max_steps=", "hydra.run.dir=")
+    given = dict(argument.split("=", 1) for argument in arguments if argument.startswith(known))
     if others := [argument for argument in arguments if argument.partition("=")[0] not in given]:
-        raise Refusal(f"{' '.join(others)}: a resumed run has its own configuration; leave this out")
-    folder = Path(as_text(given["resume"])).expanduser().absolute()
-    if (folder / "sweep.json").is_file():
-        raise Refusal(f"resume={given['resume']}: a sweep; give the command that began it again, and it goes on")
-    if not (folder / "config.yaml").is_file():
-        raise Refusal(f"resume={given['resume']}: no run's folder, for it has no config.yaml; give one of outputs/runs")
-    read_config(folder, named=f"resume={given['resume']}")
-    FoldersBefore.found = {folder}  # which a refusal leaves
-    with listening(), _held(folder, given["resume"]), _last_word(folder):
-        handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
-        as_hydra = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
-        logging.basicConfig(level=logging.INFO, format=as_hydra, handlers=handlers)
+        raise Refusal(
+            f"{' '.join(others)}: a resumed run has its own configuration, but for trainer.max_steps and loop; "
+            "leave this out"
+        )
+    source, folder = _places(given)
+    new = source != folder
+    FoldersBefore.found = {path for path in (folder, *folder.parents) if path.exists()}  # which a refusal leaves
+    with _refusing(folder), _held(folder, f"resume={given['resume']}", [f"resume={given['resume']}"]) as guards:
+        if new and not (folder / "config.yaml").is_file():
+            from . import jobs
+
+            jobs.fork(source, folder, max_steps=_steps(given))
+        _log_as_hydra(folder / "train.log")
         if _finished_before(folder) is not None:
             return
         from . import jobs
 
-        jobs.resume(folder, trust=packages(given.get("trust", "")))
+        jobs.resume(folder, loop=given.get("loop"), trust=packages(given.get("trust", "")), callbacks=guards())
+
+
+def _log_as_hydra(path: Path) -> None:
+    """Write the log to the console and into a file."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+        root.addHandler(handler)
+
+
+def _places(given: dict[str, str]) -> tuple[Path, Path]:
+    """What a run is gone on with from, and the folder where: its own, unless it is to have another number of steps.
+
+    Raises:
+        Refusal: there is no run, or no reason for another folder.
+    """
+    named, path = f"resume={given['resume']}", Path(as_text(given["resume"])).expanduser().absolute()
+    if (path / "sweep.json").is_file():
+        raise Refusal(f"{named}: a sweep; give the command that began it again, and it goes on")
+    if path.is_file() and path.parent.name == "checkpoints":
+        path = path.parents[1]  # from whichever of its checkpoints, the run comes to the same end
+    if not path.is_file() and not (path / "config.yaml").is_file() and not [*path.glob("checkpoints/*.ckpt")]:
+        raise Refusal(f"{named}: no run's folder, nor a checkpoint; give one of outputs/runs")
+    steps = _steps(given)
+    own = path.with_suffix("") if path.is_file() else path
+    if steps is not None:
+        own = own.with_name(f"{own.name}-{steps}")
+    if "hydra.run.dir" in given:
+        if steps is None and not path.is_file():
+            raise Refusal(
+                "hydra.run.dir: a resumed run goes on in its folder; leave this out, or give trainer.max_steps"
+            )
+        own = Path(given["hydra.run.dir"]).expanduser().absolute()
+    held = read_config(own, named=named) if (own / "config.yaml").is_file() else None
+    if own != path and held and steps is not None and held["trainer"].get("max_steps") != steps:
+        raise Refusal(f"hydra.run.dir={own}: holds a run of another configuration; choose another folder")
+    if own != path and own.exists() and held is None:
+        raise Refusal(f"{own}: is there already, and holds no run; give another folder, hydra.run.dir=…")
+    return path, own
+
+
+def _steps(given: dict[str, str]) -> int | None:
+    """What `trainer.max_steps=…` asks for, if it is there."""
+    text = given.get("trainer.max_steps")
+    if text is not None and not (text.isdecimal() and int(text) > 0):
+        raise Refusal(f"trainer.max_steps={text}: give a whole number of at least 1")
+    return None if text is None else int(text)
 
 
 @contextmanager
-def _held(folder: Path, named: str) -> Iterator[None]:
-    """Take a job of a sweep from whoever else might train it; the folder of a single run is nobody else's."""
-    if not (folder / "lease").is_dir():
-        yield
-    elif lease := take(folder):
-        with lease:
-            yield
-    else:
-        raise Refusal(f"resume={named}: another process trains this job; leave it to that one")
+def _held(folder: Path, named: str, overrides: list[str]) -> Iterator[Callable[[], list[Any]]]:
+    """Take a run from whoever else might train it, and let no end of it go without a summary; yields its guards."""
+    if not is_first_rank():  # which follows the first one
+        with write_summary_on_failure(folder, overrides, None):
+            yield list
+        return
+    lease = take(folder, waiting=_say_waiting)
+    if lease is None:
+        found = holder(folder)
+        who = f"process {found.pid} on {found.host}" if found and found.pid else "another process"
+        raise Refusal(f"{named}: {who} trains this run; leave it to that one")
+    signals.remember(f"go on with resume={folder}")
+    with lease, _making_room(folder), write_summary_on_failure(folder, overrides, lease):
+        yield lambda: _guards(lease)
+
+
+def _guards(lease: Lease) -> list[Any]:
+    from .callbacks import LeaseGuard
+
+    return [LeaseGuard(lease)]
+
+
+def _say_waiting(found: Holder) -> None:
+    text = "process %d on %s has been silent for %d s; another %d s will show whether it lives"
+    log.warning(text, found.pid, found.host, STALE, WATCH)
 
 
 def _run(command: str, task: Task) -> None:
@@ -182,41 +257,105 @@ def _run(command: str, task: Task) -> None:
 
 def _guarded(command: str, action: Callable[[], Any]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
+    _open_streams()
+    os.environ["MPLBACKEND"] = (
+        "agg"  # a notebook's own, inherited, may not be installed here; no command shows a window
+    )
     try:
-        action()
-        sys.stdout.flush()
+        with signals.listening(), _knowing_the_place():
+            signals.remember("the same command begins again")
+            _carry_out(command, action)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush succeeds
         sys.exit(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+
+
+def _carry_out(command: str, action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except BrokenPipeError:
+        raise
+    except Stopped:
+        _leave(f"stopped; {signals.remedy()}")
     except Refusal as error:
-        sys.exit(str(error))
+        _leave(str(error))
     except (HydraException, ValueError) as error:
-        sys.exit("\n".join(refused_overrides(command, sys.argv[1:])) or one_line(error))
+        _leave("\n".join(refused_overrides(command, sys.argv[1:])) or one_line(error))
     except Exception as error:
         _exit(error)
 
 
 def _exit(error: Exception) -> NoReturn:
-    if isinstance(error, Preempted) and not is_first_rank():
+    _leave(one_line(error), quietly=isinstance(error, Preempted))
+
+
+def _leave(line: str, *, quietly: bool = True) -> NoReturn:
+    """End with a line on the error stream."""
+    if signals.asked() and quietly and not is_first_rank():
         sys.exit(0)  # a rank that fails would take the first one with it, before that is done
-    sys.exit(one_line(error))
+    if (code := signals.exit_code()) == 1:
+        sys.exit(line)
+    print(line, file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(code)  # what other packages do at the interpreter's end may take longer than a person waits
 
 
 @contextmanager
-def _last_word(folder: Path) -> Iterator[None]:
-    """Where a job ends badly: no folder if it was refused, else the traceback in its log."""
+def _knowing_the_place() -> Iterator[None]:
+    """Let whatever asks for the working folder have its name, also after somebody removed it."""
+    ask = os.getcwd
+    try:
+        place = ask()
+    except FileNotFoundError:
+        yield
+        return
+
+    def answer() -> str:
+        try:
+            return ask()
+        except FileNotFoundError:
+            return place
+
+    os.getcwd = answer
+    try:
+        yield
+    finally:
+        os.getcwd = ask
+
+
+def _open_streams() -> None:
+    """Give a process that was started without its standard streams ones that go nowhere."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # or the next file to be opened would be it
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+@contextmanager
+def _making_room(folder: Path) -> Iterator[None]:
+    """Say how to go on after an end that was no refusal."""
+    try:
+        yield
+    except (Refusal, Stopped):
+        raise
+    except BaseException as error:
+        error.add_note(f"the traceback is in {folder / 'train.log'}")
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(f"{folder}: {error.strerror}; make room, then go on with resume={folder}") from error
+        raise
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Leave no folder of a run that was refused."""
     try:
         yield
     except Refusal:
         FoldersBefore.forget(folder)
-        raise
-    except BaseException as error:
-        log_error()
-        error.add_note(f"the traceback is in {folder / 'train.log'}")
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise OSError(f"{folder}: {error.strerror}; make room, then go on with resume={folder}") from error
         raise
 
 

@@ -16,6 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .files import replacing
+
 NODE = re.compile(r"^\$\{([\w.]+)\}$")
 """An interpolation of one whole node, `${schedule}`."""
 
@@ -138,6 +140,12 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
         except OmegaConfBaseException as error:
             raise Refusal(f"{path}={node}: {str(error).splitlines()[0]}") from error
     return node
+
+
+def write_config(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
+    """Write `config.yaml`, by which a run is gone on with."""
+    with replacing(folder / "config.yaml") as path:
+        OmegaConf.save(OmegaConf.create({**config, "overrides": overrides}), path)
 
 
 def config_hash(config: dict[str, Any]) -> str:

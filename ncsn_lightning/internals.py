@@ -25,8 +25,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.optimization.automatic import Closure, _AutomaticOptimization
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from lightning.pytorch.trainer import call
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -277,11 +276,17 @@ def _exchange(trainer: L.Trainer, optimization: _AutomaticOptimization) -> None:
     loop.automatic_optimization = optimization
 
 
-def end_batch(trainer: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-    """Log what Lightning logs after the callbacks' hooks of a batch, for one that is about to end the training."""
-    call._call_lightning_module_hook(trainer, "on_train_batch_end", outputs, batch, batch_idx)
-    trainer._logger_connector.on_batch_end()
-    trainer._logger_connector.update_train_step_metrics()
+@contextmanager
+def before_the_batch(trainer: Any) -> Iterator[None]:
+    """Count as if the batch that is about to begin had not been fetched: a checkpoint is between two batches then."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    for counts in (progress.current, progress.total):
+        counts.ready -= 1
+    try:
+        yield
+    finally:
+        for counts in (progress.current, progress.total):
+            counts.ready += 1
 
 
 def count_steps_logged(trainer: Any) -> None:
@@ -331,10 +336,19 @@ class KeepingWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Leave the folder as it is."""
 
+    def learn_columns(self) -> bool:
+        """Add the names of what was logged to the columns; whether any is new."""
+        return bool(self._record_new_keys())
+
 
 def forget_wandb_service() -> None:
     """Part with the W&B service of a parent process: it holds the run's id, and its address is inherited."""
     os.environ.pop("WANDB_SERVICE", None)
+
+
+def spawns_ranks(trainer: L.Trainer) -> bool:
+    """Whether all ranks are child processes of this one."""
+    return isinstance(getattr(trainer.strategy, "launcher", None), _MultiProcessingLauncher)
 
 
 def compile_graph(function: Callable[..., Any], example: list[Tensor]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,25 +23,25 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from .building import MODEL_TRUSTED, Builder, fill_automatic
-from .callbacks import PreemptionCheckpoint, RunRecord, ScoreError
+from .callbacks import LastCheckpoint, RunRecord, ScoreError
 from .callbacks.spawned import original
-from .checkpoints import Checkpoint, check_frame, latest_checkpoint
+from .checkpoints import AtomicCheckpointIO, Checkpoint, check_frame, latest_checkpoint, read_checkpoint, relocated
 from .compiled import check_compilable
-from .configuration import config_hash, read_config, settings
+from .configuration import Refusal, config_hash, read_config, settings, write_config
 from .distributions import Points
 from .files import remove_parts, replacing, shown
+from .internals import spawns_ranks
 from .loggers import MetricsCSV
 from .loops import FastLoop
 from .module import NCSN, HasScore
 from .precheck import check_parts
-from .preemption import is_first_rank, listening
 from .runs import take_threads
 from .samplers import Sampler
 from .schedules import Schedule, broken_guidelines
+from .signals import is_first_rank, listening, training
 from .trainer_options import make_trainer
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def build(
     distribution = builder.build("distribution")
     files = {f"distribution.{name}": content for name, content in distribution.files.items()}
     record = RunRecord(config=builder.settled(), files=files, overrides=overrides)
-    last = [record, PreemptionCheckpoint(folder=record.config["paths"]["folder"])]
+    last = [record, LastCheckpoint(folder=record.config["paths"]["folder"])]
     kept = _without_unmonitored(callbacks)
     trainer = make_trainer(builder, [parts["fast_loop"], *kept, *last], parts, in_sweep=in_sweep)
     builder.check()
@@ -197,24 +198,86 @@ def train(config: dict[str, Any], *, overrides: list[str]) -> float:
     return fit(build(config, overrides=overrides))
 
 
-def resume(folder: Path, *, trust: tuple[str, ...] = ()) -> float:
-    """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had."""
-    plain = read_config(folder, named=f"resume={folder}")
-    plain["paths"] = {**plain["paths"], "folder": str(folder)}
-    overrides = plain.pop("overrides", [])
-    return go_on(plain, overrides=overrides, trust=(*TRUSTED, *trust))
+def resume(folder: Path, *, loop: str | None = None, **options: Any) -> float:
+    """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had.
+
+    Args:
+        folder: of the run.
+        loop: in which it goes on; None for its own.
+        options: of `build` and `go_on`, but `trust`: packages beside our own.
+    """
+    config, overrides = configuration_of(folder)
+    config["loop"] = loop or config["loop"]
+    options["trust"] = (*TRUSTED, *options.get("trust", ()))
+    return go_on(config, overrides=overrides, begun=True, **options)
 
 
-def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> float:
+def configuration_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The plain configuration of the run in a folder, wherever it was before, and its command line.
+
+    Raises:
+        Refusal: there is neither a `config.yaml` nor a whole checkpoint.
+    """
+    if (folder / "config.yaml").is_file():
+        config = read_config(folder, named=f"resume={folder}")
+    else:
+        checkpoint, torn = latest_checkpoint(folder)
+        if checkpoint is None:
+            raise Refusal("\n".join([f"resume={folder}: holds no whole checkpoint; give another run", *torn]))
+        config = {**checkpoint.content["config"], "overrides": checkpoint.content.get("overrides", [])}
+    overrides = config.pop("overrides", [])
+    return {**config, "paths": {**config["paths"], "folder": str(folder)}}, overrides
+
+
+def fork(source: Path, folder: Path, *, max_steps: int | None) -> None:
+    """Begin a run that goes on from where another one is.
+
+    Args:
+        source: folder of that run, which stays as it is, or one of its checkpoints.
+        folder: of the new run.
+        max_steps: its `trainer.max_steps`; None for that run's own.
+
+    Raises:
+        Refusal: there is no whole checkpoint, or it has taken that many steps already.
+    """
+    try:
+        latest = Checkpoint(source, read_checkpoint(source)) if source.is_file() else latest_checkpoint(source)[0]
+    except ValueError as error:
+        raise Refusal(f"resume={error}") from error
+    if latest is None:
+        raise Refusal(f"resume={source}: holds no whole checkpoint to go on from; give another run")
+    config, overrides = latest.content["config"], latest.content.get("overrides", [])
+    if max_steps is not None:
+        if (taken := latest.content["global_step"]) >= max_steps:
+            raise Refusal(f"trainer.max_steps={max_steps}: the run has taken {taken} steps; give more than that")
+        config = {**config, "trainer": {**config["trainer"], "max_steps": max_steps}}
+        overrides = [text for text in overrides if not text.startswith("trainer.max_steps=")]
+        overrides.append(f"trainer.max_steps={max_steps}")
+    config |= {"paths": {**config["paths"], "folder": str(folder)}, "run_id": "-".join(folder.parts[-2:])}
+    config["config_hash"] = config_hash(config)
+    for path in {latest.path, latest.path.with_name("best.ckpt")}:
+        if path.is_file():
+            content = relocated(read_checkpoint(path), folder) | {"config": config, "overrides": overrides}
+            for state in content["lr_schedulers"]:
+                if "lr_lambdas" in state:  # which follow the old length
+                    state["lr_lambdas"] = [None] * len(state["lr_lambdas"])
+            AtomicCheckpointIO().save_checkpoint(content, folder / "checkpoints" / path.name)
+    if (rows := latest.path.parents[1] / "metrics.csv").is_file() and not source.is_file():
+        with replacing(folder / "metrics.csv") as copy:
+            shutil.copyfile(rows, copy)
+    write_config(folder, config, overrides)
+
+
+def go_on(config: dict[str, Any], *, overrides: list[str], begun: bool = False, **options: Any) -> float:
     """Run one training to its end: from the furthest whole checkpoint in its folder, else from its first step.
 
     Args:
         config, overrides, options: of `build`.
+        begun: whether some process has begun it before.
     """
     folder = Path(config["paths"]["folder"])
     if is_first_rank():  # others may find it writing already
         remove_parts(folder)
-        (folder / "summary.json").unlink(missing_ok=True)
     checkpoint, torn = latest_checkpoint(folder)
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
@@ -226,9 +289,10 @@ def go_on(config: dict[str, Any], *, overrides: list[str], **options: Any) -> fl
         )
         job.builder.check()
     if job.trainer.is_global_zero:
+        (folder / "summary.json").unlink(missing_ok=True)
         for line in torn:
             log.warning("%s", line)
-        if (folder / "config.yaml").exists():
+        if begun:
             start = checkpoint.path if checkpoint else "the start: there is no whole checkpoint yet"
             log.info("resuming from %s", start)
     return fit(job, checkpoint=checkpoint)
@@ -238,7 +302,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
     """Train from the first step or from a checkpoint to the end, log, and return the score error.
 
     Raises:
-        Preempted: the process was asked to stop (`ncsn_lightning.preemption`).
+        Preempted, Stopped: the process was asked to stop (`ncsn_lightning.signals`).
     """
     config = job.record.config
     trainer: Any = job.trainer
@@ -251,9 +315,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
             log.info("%s", note)
         if isinstance(distribution, Points):
             _remark_on_bandwidth(distribution)
-        with replacing(folder / "config.yaml") as path:
-            OmegaConf.save(OmegaConf.create({**config, "overrides": job.record.overrides}), path)
-    with listening():
+        write_config(folder, config, job.record.overrides)
+    with listening(), training(patient=spawns_ranks(trainer)):
         _fit(job, checkpoint)
     for callback in trainer.callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and not callback.best_model_path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import netrc
 import os
@@ -23,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from matplotlib.image import imread
 from wandb.errors import Error as WandbError
 
-from .files import replacing, shown
+from .files import demand_right, replacing, shown
 from .internals import KeepingWriter, forget_wandb_service
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,31 @@ _CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DI
 class _ContinuingWriter(KeepingWriter):
     """Goes on with the file that an earlier process of the same run left."""
 
-    def rewind(self, rows: int) -> None:
-        """Keep the first `rows` rows, for later ones will be logged again."""
+    def save(self) -> None:
+        """Append what was logged, and have it on disk as far as readers go.
+
+        A new column has the file written anew, in one piece and in place: `tail -f` goes on, and no line gets shorter.
+        """
+        if not self.metrics:
+            return
+        demand_right()
+        path, new = Path(self.metrics_file_path), self.learn_columns()
+        with open(path, "r+" if path.exists() else "w+", newline="") as file:
+            whole: list[dict[str, Any]] = [*csv.DictReader(file), *self.metrics] if new else [*self.metrics]
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.metrics_keys)
+            if new:
+                writer.writeheader()
+            writer.writerows(whole)
+            file.seek(0, os.SEEK_SET if new else os.SEEK_END)
+            file.write(text.getvalue())
+        self.metrics = []
+
+    def rewind(self, rows: int) -> int:
+        """Keep the first `rows` rows, for later ones will be logged again; how many there were."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
-            return
+            return 0
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
             kept = list(islice(reader, rows))
@@ -57,6 +78,7 @@ class _ContinuingWriter(KeepingWriter):
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(kept)
+        return len(kept)
 
 
 class MetricsCSV(CSVLogger):
@@ -70,7 +92,7 @@ class MetricsCSV(CSVLogger):
     """
 
     def __init__(self, *, folder: str) -> None:
-        super().__init__(save_dir=folder, name="", version="")
+        super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
         self.rows = 0
         self.writer: _ContinuingWriter | None = None
 
@@ -84,8 +106,7 @@ class MetricsCSV(CSVLogger):
     @rank_zero_only
     def rewind(self, rows: int) -> None:
         """Continue the file after its first `rows` rows."""
-        self.experiment.rewind(rows)
-        self.rows = rows
+        self.rows = self.experiment.rewind(rows)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:

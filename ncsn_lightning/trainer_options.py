@@ -23,6 +23,7 @@ from .configuration import nearest
 from .data import StreamingDataModule
 from .internals import leave_signals_alone, relaunches_the_command
 from .loops import FastLoop
+from .signals import later_ranks, started_by_torchrun
 
 OURS = {"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False}
 """What a trainer is told unless the configuration says otherwise."""
@@ -145,6 +146,11 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
 
 def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
     data, ranks = parts["data"], trainer.num_nodes * trainer.num_devices
+    if ranks == 1 and (later := later_ranks() or started_by_torchrun()):
+        builder.refuse(
+            f"trainer.devices=1: {', '.join(later)} says that this is one of several processes, each of which would "
+            "train the whole run; use trainer=ddp trainer.devices=N for N processes, or start one"
+        )
     if isinstance(data, StreamingDataModule):
         builder.attempt("", lambda: data.check_ranks(ranks))
     strategy = trainer.strategy

@@ -14,8 +14,8 @@ from PIL import Image
 from ncsn_lightning import BlockCallback, Checkerboard, ScoreTest, jobs
 from ncsn_lightning.callbacks import Diverged
 from ncsn_lightning.checkpoints import read_checkpoint
-from ncsn_lightning.preemption import Preempted
 from ncsn_lightning.results import revision, versions
+from ncsn_lightning.signals import Preempted
 
 
 def summary(tmp_path):

@@ -73,9 +73,9 @@ WITHOUT_TORCH = {
     "train -m sweep_name=a/b": "sweep_name=a/b: give a name without /; for any other place hydra.sweep.dir=…",
     "train -m sweep=schedule": "sweep=schedule: no such option; did you mean schedule_levels?",
     "train -m paths.root=/dev/null/x": "paths.root=/dev/null/x: cannot be used (Not a directory: ",
-    "train resume=nowhere": "resume=nowhere: no run's folder, for it has no config.yaml; give one of outputs/runs",
-    "train resume=. seed=1 -m": "seed=1 -m: a resumed run has its own configuration; leave this out",
-    "train resume=~/nowhere": "resume=~/nowhere: no run's folder, for it has no config.yaml; give one of outputs/runs",
+    "train resume=nowhere": "resume=nowhere: no run's folder, nor a checkpoint; give one of outputs/runs",
+    "train resume=. seed=1 -m": "seed=1 -m: a resumed run has its own configuration, but for trainer.",
+    "train resume=~/nowhere": "resume=~/nowhere: no run's folder, nor a checkpoint; give one of outputs/runs",
     "train -m distribution=glob(*) sed=1": "sed=1: no such key; did you mean seed?",
     "train -m distribution=glob(zz*) seed=range(0)": (
         "distribution=glob(zz*): matches no option; choose of checkerboard, circles, eight_gaussians, forty_gaussians, "

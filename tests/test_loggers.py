@@ -150,7 +150,13 @@ def test_an_offline_run_has_its_media_on_disk(offline):
 def test_all_that_wandb_writes_lies_in_one_folder_of_the_run(offline):
     folder = offline[0]
     assert not (Path.cwd() / "wandb").exists()
-    assert {path.name for path in folder.iterdir() if path.is_dir()} == {".hydra", "checkpoints", "figures", "wandb"}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {
+        ".hydra",
+        "checkpoints",
+        "figures",
+        "lease",
+        "wandb",
+    }
     staged = [json.loads(path.read_text()) for path in (folder / "wandb/artifacts/staging").iterdir()]
     assert {tuple(table["columns"]) for table in staged} == {("x1", "x2"), ("sigma", "relative_error")}
 

@@ -17,11 +17,11 @@ import pytest
 from processes import assert_same_end, finish, fresh, start, wait_for
 
 from ncsn_lightning import BlockCallback, jobs
-from ncsn_lightning.callbacks import Preempted
 from ncsn_lightning.checkpoints import read_checkpoint
-from ncsn_lightning.preemption import SIGNALS, WARNINGS, asked, listening, note
+from ncsn_lightning.signals import SIGNALS, WARNINGS, Preempted, Stopped, asked, listening, note, training
 
 BLOCKS = ["block_size=20", "~callbacks.figures", "weighting=learned"]
+ENDS_OF_A_PROCESS = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM]
 ENDS = [20, 40, 50, 60, 80, 100]
 """Steps at which the blocks of such a run end; 50 ends an epoch, 100 the run."""
 
@@ -38,8 +38,8 @@ class Ask(BlockCallback):
 
 
 def preempted_by(signum):
-    """A process that was asked to stop, and what its end does then."""
-    with listening():
+    """A training that was asked to stop, and what its end does then."""
+    with listening(), training(patient=True):
         note(signum)
         raise Preempted
 
@@ -59,7 +59,7 @@ def train(configure, tmp_path):
     def run(folder, *asking):
         job = jobs.build(configure(*BLOCKS, folder=folder), overrides=[])
         if asking:
-            job.trainer.callbacks.insert(0, Ask(*asking))
+            job.trainer.callbacks.append(Ask(*asking))  # after the one that looks before a block begins
         jobs.fit(job)
         return tmp_path / folder
 
@@ -130,7 +130,7 @@ def test_ranks_stop_at_the_same_step_whichever_of_them_was_asked(tmp_path):
     os.kill(ranks(process)[1], signal.SIGUSR2)
     assert 40 <= stopped(process, signal.SIGUSR2, folder) < 100
     process = start(f"resume={folder}")
-    wait_for(lambda: len(ranks(process)) == 2, process)
+    wait_for(lambda: (folder / "train.log").read_text().count("fast loop") == 2, process)
     os.kill(ranks(process)[0], signal.SIGTERM)
     assert stopped(process, signal.SIGTERM, folder) < 200
     finish(start(f"resume={folder}"))
@@ -152,27 +152,37 @@ def test_spawned_ranks_hear_of_what_their_parent_was_asked(tmp_path):
     assert (summary(folder)["status"], summary(folder)["error"]) == ("preempted", last)
 
 
-def test_a_signal_that_comes_too_late_is_given_back(configure):
-    """The run ends as it would have; whoever listened before hears of a SIGTERM then."""
-    job, heard = jobs.build(configure("~callbacks.figures"), overrides=[]), []
+class AskAtTheEnd(L.Callback):
+    def __init__(self, signum):
+        self.signum = signum
 
-    class AskAtTheEnd(L.Callback):
-        def on_fit_end(self, *_):
-            for signum in SIGNALS:
-                os.kill(os.getpid(), signum)
+    def on_fit_end(self, *_):
+        os.kill(os.getpid(), self.signum)
 
-    job.trainer.callbacks.insert(0, AskAtTheEnd())
-    before = signal.signal(signal.SIGTERM, lambda signum, _: heard.append(signum))
-    try:
+
+@pytest.mark.parametrize("signum", ENDS_OF_A_PROCESS)
+def test_after_the_training_a_signal_abandons_what_can_be_done_again(signum, configure):
+    job = jobs.build(configure(), overrides=[])
+    job.trainer.callbacks.insert(0, AskAtTheEnd(signum))
+    with pytest.raises(Stopped):
         jobs.fit(job)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert heard == [signal.SIGTERM]
+    folder = Path(job.record.config["paths"]["folder"])
+    assert (summary(folder)["status"], summary(folder)["steps"]) == ("preempted", 100)
+    assert not (folder / "samples.npz").exists()
+    jobs.resume(folder)
+    assert summary(folder)["status"] == "finished"
+    assert (folder / "samples.npz").exists()
+
+
+def test_a_warning_that_comes_too_late_changes_nothing(configure):
+    job = jobs.build(configure("~callbacks.figures"), overrides=[])
+    job.trainer.callbacks.insert(0, AskAtTheEnd(signal.SIGUSR2))
+    jobs.fit(job)
     assert summary(Path(job.record.config["paths"]["folder"]))["status"] == "finished"
 
 
 def test_the_last_of_the_signals_counts_and_is_forgotten_in_the_end():
-    with suppress(Preempted), listening():
+    with suppress(Preempted), listening(), training(patient=True):
         assert asked() is None
         for signum in reversed(SIGNALS):
             os.kill(os.getpid(), signum)
@@ -250,6 +260,6 @@ def test_a_requeue_that_slurm_refuses_is_said(tmp_path, monkeypatch, caplog):
 
 
 def test_the_flag_needs_no_torch():
-    code = "import sys, ncsn_lightning.preemption; print('torch' in sys.modules, 'lightning' in sys.modules)"
+    code = "import sys, ncsn_lightning.signals; print('torch' in sys.modules, 'lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

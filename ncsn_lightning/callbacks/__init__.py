@@ -2,23 +2,21 @@
 
 from .divergence import Diverged, DivergenceGuard
 from .figures import SamplesAndFigures
-from .lease import LeaseGuard, LeaseLost
+from .lease import LeaseGuard
 from .measuring import MeasuringCallback
 from .monitor import TrainingMonitor
-from .preemption import Preempted, PreemptionCheckpoint
 from .progress import StepProgressBar
 from .record import RunRecord
+from .saving import LastCheckpoint
 from .score_error import ScoreError
 from .score_split import ScoreErrorParts
 
 __all__ = [
     "Diverged",
     "DivergenceGuard",
+    "LastCheckpoint",
     "LeaseGuard",
-    "LeaseLost",
     "MeasuringCallback",
-    "Preempted",
-    "PreemptionCheckpoint",
     "RunRecord",
     "SamplesAndFigures",
     "ScoreError",

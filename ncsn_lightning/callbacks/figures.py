@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -29,6 +30,7 @@ from ..randomness import keyed_generator
 from ..samplers import NotSolvedError, Sampler
 from ..schedules import Levels, Schedule
 from ..scores import uncentred
+from ..signals import abandons
 from ..stages import tracked
 from ..weightings import Learned
 from .measuring import MeasuringCallback, first, measured
@@ -85,15 +87,33 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.folder = Path(folder)
         self.formats: list[Format] = format if isinstance(format, list) else [format]
         self.data = distribution.uncentred
-        self.drawn_at = 0
+        self.drawn_at, self.owed = 0, False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.owed and trainer.is_global_zero:
+            self._show_along(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
         if step % self.every_n_steps or step in (self.drawn_at, trainer.max_steps) or not trainer.is_global_zero:
             return
         self.drawn_at = step
-        self._show(trainer, pl_module)
+        self._show_along(trainer, pl_module)
+
+    def _show_along(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Pictures along the way, which whoever stops the run does not wait for; a resumed one draws them."""
+
+        def draw() -> None:
+            self._show(trainer, module)
+
+        self.owed = abandons(draw)
         self.results = {}  # a summary is of the end
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"owed": self.owed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.owed = state_dict["owed"]
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:

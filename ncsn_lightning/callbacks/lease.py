@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from typing import Any
 
+from ..lease import Lease, LeaseLost, holder
 from ..loops import BlockCallback
 
 
-class LeaseLost(RuntimeError):  # noqa: N818  (it names what happened)
-    """Another process has taken the run over, and has the last word about it."""
-
-
 class LeaseGuard(BlockCallback):
-    """End the run with `LeaseLost` at the first block after it was taken over.
+    """End the run with `LeaseLost` at the first block after it was taken over; a holder in doubt waits until it knows.
+
+    A spawned rank has no lease, but its parent's numbers to look at; the parent keeps them alive.
 
     Args:
-        successor: a file that exists once it was.
+        lease: of the run.
     """
 
-    def __init__(self, successor: Path) -> None:
-        self.successor = successor
+    def __init__(self, lease: Lease) -> None:
+        self.lease: Lease | None = lease
+        self.folder, self.pid = lease.path.parents[1], os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lease": None}
 
     def on_train_batch_start(self, *_: object) -> None:
-        if self.successor.exists():
-            raise LeaseLost("this process slept for too long; another one has taken the job over")
+        if self.lease:
+            self.lease.demand()
+        elif (last := holder(self.folder)) and last.pid != self.pid:
+            raise LeaseLost("another process has taken the run over")

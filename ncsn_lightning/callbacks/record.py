@@ -10,12 +10,12 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from ..lease import LeaseLost
 from ..loggers import MetricsCSV, summarize
 from ..results import Status, write_summary
+from ..signals import Preempted, Stopped
 from .divergence import Diverged
-from .lease import LeaseLost
 from .measuring import MeasuringCallback
-from .preemption import Preempted
 from .spawned import original
 
 
@@ -67,7 +67,8 @@ class RunRecord(L.Callback):
         self.earlier, self.training_time = state_dict["wall_time"], state_dict["training_time"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"], checkpoint["files"], checkpoint["centred"] = self.config, self.files, True
+        told = {"config": self.config, "files": self.files, "overrides": self.overrides}
+        checkpoint |= {**told, "centred": True}
         checkpoint["losses"] = self._losses(trainer)
         for logger in trainer.loggers:  # what is on disk goes as far as the checkpoint
             logger.save()
@@ -87,7 +88,7 @@ class RunRecord(L.Callback):
         self._write(trainer, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, LeaseLost):
+        if isinstance(original(exception), LeaseLost):
             return
         status = status_of(original(exception))
         error = str(original(exception)) if status == "preempted" else "".join(traceback.format_exception(exception))
@@ -117,4 +118,4 @@ def status_of(exception: BaseException) -> Status:
     """How a run ended that an exception ended; `preempted` means that someone stopped it."""
     if isinstance(exception, Diverged):
         return "diverged"
-    return "preempted" if isinstance(exception, Preempted | KeyboardInterrupt) else "failed"
+    return "preempted" if isinstance(exception, Preempted | Stopped | KeyboardInterrupt) else "failed"

@@ -15,11 +15,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from ..errors import one_line
-from . import stopping
+from .. import signals
+from ..errors import one_line, write_summary_for
+from ..lease import holder
 from .folder import Job, State, read_job
-from .job import ELSEWHERE, RETRY, has_ended, speak_for
-from .lease import holder
+from .job import ELSEWHERE, RETRY, has_ended
 from .planning import Planned
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Conductor:
         while names := [name for name in names if self._left(name)]:
             free = [name for name in names if self.read(name).state != "running"]
             settled = self._launch(free, died) if free else set()
-            stopping.check()
+            signals.check()
             if names := [name for name in names if name not in settled]:
                 time.sleep(1)
 
@@ -100,13 +100,12 @@ class Conductor:
             return {name for name in begun if self._has_spoken(name) or died[name] == TRIES}
         answers = dict(zip(names, returns, strict=True))
         for name, answer in answers.items():
-            if answer.status == JobStatus.FAILED and self._begun(name) == before[name] and not stopping.asked():
+            if answer.status == JobStatus.FAILED and self._begun(name) == before[name] and not signals.asked():
                 reason = _reason(answer)
                 log.error("%s: %s", self.folder / name, one_line(reason))
                 text = "".join(traceback.format_exception(reason))
-                speak_for(
-                    self.folder / name, status="failed", error=text, wall_time=0.0, overrides=self.jobs[name].line
-                )
+                line = self.jobs[name].line
+                write_summary_for(self.folder / name, "failed", error=text, wall_time=0.0, overrides=line)
         return {name for name, answer in answers.items() if not _elsewhere(answer)}
 
     def _left(self, name: str) -> bool:

@@ -7,17 +7,17 @@ import os
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import FULL, log_error, log_files, one_line
-from ..results import Status, read_summary, write_summary
-from . import stopping
+from .. import signals
+from ..errors import FULL, log_files, one_line, write_summary_on_failure
+from ..lease import BEAT, STALE, Lease, LeaseLost, batch, holder, take
+from ..results import read_summary
+from . import children
 from .folder import read_plan
-from .lease import BEAT, STALE, Lease, batch, holder, take
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,6 @@ class JobFailed(RuntimeError):  # noqa: N818  (it names the status of a job)
     """The job's summary says failed, diverged or preempted; the message is its one line."""
 
 
-class TakenOver(Exception):  # noqa: N818  (it names what happened)
-    """Another process has the job now, and the last word about it."""
-
-
 def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: Path) -> float | str:
     """Train one job to its end, from where it was left, unless another process does; return its score error.
 
@@ -62,20 +58,20 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
         return ELSEWHERE
     if not batch():
         _quieten()
-    with stopping.listening():
+    with signals.listening():
         try:
-            if stopping.parent_stops(folder.parent):
-                raise stopping.Stopped
+            if children.parent_stops(folder.parent):
+                raise signals.Stopped
             result = _run(compose, overrides, folder)
-            stopping.check()
+            signals.check()
             return result
-        except TakenOver:
+        except LeaseLost:
             log.warning("%s: this process slept for too long, and another one has taken the job over", folder)
             return ELSEWHERE
-        except stopping.Stopped as stop:
-            if stopping.is_orphan():
+        except signals.Stopped as stop:
+            if children.is_orphan():
                 os._exit(1)  # nobody is left to take a result
-            if stopping.in_child():  # where it would end the others', unsaved
+            if signals.in_child():  # where it would end the others', unsaved
                 raise JobFailed("stopped") from stop
             raise
 
@@ -114,7 +110,7 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
     with lease, _noticing_the_parents_death():
         if has_ended(folder):  # since it was looked for
             return ELSEWHERE
-        with _last_word(overrides, folder, lease):
+        with _in_one_line(folder), write_summary_on_failure(folder, overrides, lease):
             return _train(compose(), overrides, lease)
 
 
@@ -125,8 +121,9 @@ def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) ->
     from ..callbacks import LeaseGuard
 
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves to be complained of
-    guards = [LeaseGuard(lease.successor)] if lease else []
-    return jobs.go_on(config, overrides=overrides, in_sweep=True, callbacks=guards)
+    begun = (Path(config["paths"]["folder"]) / "config.yaml").exists()
+    guards = [LeaseGuard(lease)] if lease else []
+    return jobs.go_on(config, overrides=overrides, begun=begun, in_sweep=True, callbacks=guards)
 
 
 def _first_task_trains(folder: Path) -> bool:
@@ -141,46 +138,22 @@ def _first_task_trains(folder: Path) -> bool:
 
 
 @contextmanager
-def _last_word(overrides: list[str], folder: Path, lease: Lease) -> Iterator[None]:
-    """Whatever ends the job: its summary, its traceback in its log, and one line."""
-    started = time.perf_counter()
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """Whatever ends the job, as the sweep is told of it."""
     for name in ("summary.json", RETRY):
         (folder / name).unlink(missing_ok=True)
     try:
         yield
+    except (LeaseLost, SystemExit):  # submitit has requeued this job
+        raise
     except BaseException as error:
-        if lease.is_lost():
-            raise TakenOver from error
-        log_error()
-        if isinstance(error, SystemExit):  # submitit has requeued this job
-            raise
-        stopped = isinstance(error, stopping.Stopped | KeyboardInterrupt)
-        summary = read_summary(folder) or speak_for(
-            folder,
-            status="preempted" if stopped else "failed",
-            error=traceback.format_exc(),
-            wall_time=time.perf_counter() - started,
-            overrides=overrides,
-        )
-        if stopped or summary["status"] == "preempted":
-            stopping.note()
-            raise stopping.Stopped from error
+        if isinstance(error, signals.Stopped) or read_summary(folder).get("status") == "preempted":
+            signals.note(signal.SIGTERM)
+            signals.check()
         reason = _reason(error, folder)
         if batch():  # whose log nobody else writes
             log.error("%s", reason)
         raise JobFailed(reason) from error
-
-
-def speak_for(
-    folder: Path, *, status: Status, error: str, wall_time: float, overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Write the summary of a job that ended before it could."""
-    facts: dict[str, Any] = {"seed": None, "steps": 0, "wall_time": wall_time, "metrics": {}, "overrides": [*overrides]}
-    try:
-        write_summary(folder, status=status, error=error, **facts, config_hash=folder.name)
-    except OSError as full:  # a full disk, say: the job then counts as interrupted
-        log.error("%s", one_line(full))
-    return {"status": status, "error": error}
 
 
 def _reason(error: BaseException, folder: Path) -> str:
@@ -196,11 +169,11 @@ def _noticing_the_parents_death() -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(BEAT):
-            if stopping.is_orphan():
+            if children.is_orphan():
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    if stopping.in_child():
+    if signals.in_child():
         threading.Thread(target=watch, name="parent", daemon=True).start()
     try:
         yield

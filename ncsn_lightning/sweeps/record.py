@@ -12,9 +12,9 @@ from typing import Any
 
 from ..configuration import can_change_result
 from ..files import replacing
+from ..lease import take
 from ..results import revision, versions
 from .folder import read_plan
-from .lease import take
 from .planning import OF_THE_SWEEP, Planned, Planner
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from .. import signals
 from ..configuration import Refusal, can_change_result, config_hash
 from ..errors import FULL
-from . import stopping
+from ..lease import holder
+from . import children
 from .conductor import Conductor
 from .folder import Job, State
-from .lease import holder
 from .planning import Planned, Planner
 from .record import title, write_plan
 from .rounds import Record, Rounds, Say, grid
@@ -128,20 +130,21 @@ def run_sweep(
         rounds = _search(arguments, config, planner, conductor, record, say)
     idle = _check(rounds.sample, folder, here=where in HERE)
     folder.mkdir(parents=True, exist_ok=True)
+    signals.remember(f"go on from here with: {_command()}")
     say(f"sweep {folder.name if named else title(planner.swept(arguments)) or folder.name}: {rounds.opening}; {folder}")
     for line in idle:
         say(line)
     try:
         with (
-            stopping.listening(patient=where in CHILDREN),
-            stopping.word_for_children(folder) as leave_word,
+            signals.patience() if where in CHILDREN else nullcontext(),
+            children.word_for_children(folder) if where in CHILDREN else nullcontext() as leave_word,
             View(conductor, total=rounds.total, console=console, look=partial(_pass_on, leave_word)) as view,
         ):
             for names in rounds.names:
                 conductor.run(names)
                 view.update()
-    except (stopping.Stopped, KeyboardInterrupt, SystemExit) as stop:
-        raise Unfinished("stopped; the same command goes on from here") from stop
+    except (signals.Stopped, SystemExit) as stop:
+        raise Unfinished(f"stopped; go on from here with: {_command()}") from stop
     except OSError as error:
         if error.errno in FULL:
             raise Unfinished(f"{folder}: {error.strerror}; make room, then the same command goes on") from error
@@ -245,12 +248,12 @@ def _command() -> str:
     return shlex.join([*(["python"] if program.endswith(".py") else []), name, *arguments])
 
 
-def _pass_on(leave_word: Callable[[], None], jobs: list[Job]) -> None:
-    """Tell the child processes that train that the sweep is being stopped; when all have saved, stop it."""
-    if stopping.asked():
+def _pass_on(leave_word: Callable[[], None] | None, jobs: list[Job]) -> None:
+    """Tell child processes that train, where there are any, that the sweep stops; when all have saved, stop it."""
+    if leave_word is not None and signals.asked():
         leave_word()
         held = [holder(job.folder) for job in jobs if job.state == "running"]
-        stopping.tell([one for one in held if one])
+        children.tell([one for one in held if one])
 
 
 def _demand_all(jobs: list[Job], well: Collection[State], *, retry_failed: bool) -> None:

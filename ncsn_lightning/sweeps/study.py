@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
+from .. import signals
 from ..configuration import Refusal
-from . import stopping
-from .lease import take
+from ..lease import take
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -65,7 +65,7 @@ class Journal:
             Refusal: another setting made it.
         """
         while not (lease := take(self.folder)):
-            stopping.check()
+            signals.check()
             time.sleep(0.2)
         with lease:
             _mend(self.folder / "journal.log")

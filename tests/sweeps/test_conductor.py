@@ -6,12 +6,12 @@ import os
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
+from ncsn_lightning import lease as leases
 from ncsn_lightning.results import write_summary
+from ncsn_lightning.signals import Stopped
 from ncsn_lightning.sweeps import conductor as conducting
-from ncsn_lightning.sweeps import lease as leases
 from ncsn_lightning.sweeps.conductor import TRIES, Conductor
 from ncsn_lightning.sweeps.planning import Planned
-from ncsn_lightning.sweeps.stopping import Stopped
 
 NOBODY = 2**22 + 1
 """No process has this number."""

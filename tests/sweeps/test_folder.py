@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from ncsn_lightning.lease import take
 from ncsn_lightning.sweeps.folder import NoSweepError, read_sweep
-from ncsn_lightning.sweeps.lease import take
 
 PLAN = {
     "name": "s",

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,9 +16,9 @@ import torch
 from processes import Script, wait_for
 
 from ncsn_lightning.configuration import Refusal
+from ncsn_lightning.lease import holder, take
 from ncsn_lightning.overrides import check_launcher
 from ncsn_lightning.sweeps.folder import read_sweep
-from ncsn_lightning.sweeps.lease import holder, take
 
 TINY = [
     *("logger=csv", "network.hidden_dims=[16,16]", "network.embedding.dim=8", "objective.pool_size=1000"),
@@ -145,7 +146,8 @@ def test_a_job_that_another_process_trains_is_left_to_it(command, sweep, capsys)
     (job / "summary.json").unlink()
     with take(job):
         (line,) = command("train", f"resume={job}")
-        assert line == f"resume={job}: another process trains this job; leave it to that one"
+        host = socket.gethostname()
+        assert line == f"resume={job}: process {os.getpid()} on {host} trains this run; leave it to that one"
     with subprocess.Popen(["sleep", "100"]) as other:
         record = json.loads((job / "lease/2.json").read_text()) | {"pid": other.pid}
         (job / "lease/2.json").write_text(json.dumps(record))
@@ -197,7 +199,10 @@ def test_ctrl_c_stops_cleanly_and_a_broken_summary_counts_as_none(sweep, tmp_pat
     wait_for(lambda: checkpoints(sweep), process)
     process.send_signal(signal.SIGINT)
     code, output, errors = end(process)
-    assert (code, errors) == (1, ["stopped; the same command goes on from here"])
+    said = "stopping: what is trained is saved first; Ctrl-C again ends at once"
+    assert (code, errors[:2], len(errors)) == (130, ["", said], 3)
+    assert errors[-1].startswith("stopped; go on from here with: python ")
+    assert " -m sweep_name=s logger=csv" in errors[-1]
     assert sorted(states(sweep).values()) == ["preempted", "waiting"]
     assert any("asked to stop; run the command again to go on" in line for line in output)
     (stopped,) = [job.folder for job in read_sweep(sweep).jobs if job.state == "preempted"]
@@ -216,7 +221,7 @@ def test_joblib_trains_in_children_that_save_when_the_sweep_is_stopped_and_may_b
     process.send_signal(signal.SIGTERM)
     code, _, errors = end(process)
     assert code == 1
-    assert "stopped; the same command goes on from here" in errors
+    assert errors[-1].startswith("stopped; go on from here with: python ")
     assert sorted(states(sweep).values()) == ["preempted", "preempted", "waiting"]
     process = start(*children, *LONG, cwd=tmp_path)
     wait_for(lambda: read_sweep(sweep).count()["running"] == 2, process)

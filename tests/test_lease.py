@@ -9,14 +9,16 @@ import time
 
 import pytest
 
-from ncsn_lightning.sweeps import lease as leases
-from ncsn_lightning.sweeps.lease import STALE, Holder, holder, take
+from ncsn_lightning import lease as leases
+from ncsn_lightning.lease import DOUBT, STALE, Holder, holder, take
 
 CROWD = """
 # Many processes that try to take the jobs in some folders, all in the same instant; prints who has which.
 import os, sys, time
 from pathlib import Path
-from ncsn_lightning.sweeps.lease import take
+from ncsn_lightning import lease
+from ncsn_lightning.lease import take
+lease.WATCH = 0
 gate, *folders = map(Path, sys.argv[1:])
 for _ in range(7):
     if os.fork() == 0:
@@ -30,11 +32,16 @@ time.sleep(2)  # alive until all have tried
 TAKER = """
 import sys, time
 from pathlib import Path
-from ncsn_lightning.sweeps.lease import take
+from ncsn_lightning.lease import take
 with take(Path(sys.argv[1])):
     print("taken", flush=True)
     time.sleep(100)
 """
+
+
+@pytest.fixture(autouse=True)
+def _watched_briefly(monkeypatch):
+    monkeypatch.setattr(leases, "WATCH", 0.1)
 
 
 def leave(folder, number=1, *, age=0.0, text=None, **record):
@@ -129,8 +136,19 @@ def test_a_process_that_slept_too_long_learns_it(tmp_path):
     slept = take(tmp_path)
     os.utime(slept.path, (time.time() - 2 * STALE,) * 2)
     assert take(tmp_path).path.name == "2.json"
+    slept.beat -= 2 * DOUBT
     assert slept.is_lost()
+    assert not slept.give_sign()
     assert holder(tmp_path).number == 2
+
+
+def test_a_holder_that_seems_silent_and_gives_a_sign_keeps_its_job(tmp_path, monkeypatch):
+    """As where the file system's clock jumps."""
+    path = leave(tmp_path, age=2 * STALE)
+    told = []
+    monkeypatch.setattr(leases.time, "sleep", lambda seconds: os.utime(path))
+    assert take(tmp_path, waiting=told.append) is None
+    assert [found.host for found in told] == ["elsewhere"]
 
 
 def test_a_file_server_that_is_away_ends_nothing(tmp_path, monkeypatch, caplog):
