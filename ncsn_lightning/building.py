@@ -11,13 +11,13 @@ import functools
 import inspect
 import math
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
@@ -261,9 +261,13 @@ class Builder:
             )
             return _BROKEN
         try:
-            target = get_object(name)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            self.refuse(f"{label}: {_first_line(error)}")
+            target = pkgutil.resolve_name(str(name))
+        except AttributeError as error:
+            classes = [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)]
+            self.refuse(f"{label}: {_first_line(error)}; {nearest(str(error.name), classes)}")
+            return _BROKEN
+        except (ImportError, ValueError, TypeError) as error:
+            self.refuse(f"{label}: {_first_line(error)}; give module.Class")
             return _BROKEN
         if self.trust is not None and not (
             isinstance(target, type)

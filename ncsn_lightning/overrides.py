@@ -216,7 +216,9 @@ def _unknown(override: str, keys: list[str]) -> Iterator[str]:
     if options and not any(path.startswith(f"{group}.") for path in keys):
         yield f"{override}: no {group} is chosen here; say {group}=… too, one of {options}"
     else:
-        yield f"{override}: no such key; {_nearest(key, keys)}" + (f"; {group}={options} has it" if options else "")
+        added = f"; an option of Lightning's Trainer is added by +{override}" if group == "trainer" else ""
+        has_it = f"; {group}={options} has it" if options else ""
+        yield f"{override}: no such key; {_nearest(key, keys)}{has_it}{added}"
 
 
 def _options_with(key: str) -> list[str]:

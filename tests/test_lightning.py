@@ -373,7 +373,14 @@ def test_the_loops_train_a_module_of_ones_own_alike(own, configure):
         (["module._target_=own.Plain", "module.ema_decay=0.5"], "module.ema_decay=0.5: no such argument"),
         (["module._target_=own.Plain", "compile=true", "optimizer=sgd"], "compile=true"),
         (["data._target_=own.Data", "compile=true"], "compile=true: a compiled step takes the stream's batches alone"),
-        (["module._target_=own.Nothing"], "module._target_=own.Nothing: "),
+        (
+            ["module._target_=own.Plian"],
+            "module._target_=own.Plian: module 'own' has no attribute 'Plian'; did you mean Plain?",
+        ),
+        (
+            ["module._target_=nowhere.Mine"],
+            "module._target_=nowhere.Mine: No module named 'nowhere'; give module.Class",
+        ),
     ],
 )
 def test_a_module_that_cannot_serve_is_refused_in_one_line(overrides, words, own, configure):
