@@ -53,7 +53,8 @@ def assert_same_checkpoint(*paths, parts=PARTS):
 
 def logged(folder):
     with open(folder / "metrics.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [{key: value for key, value in row.items() if key != "steps_per_second"} for row in rows]
 
 
 RECIPES = {
