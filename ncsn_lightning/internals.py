@@ -293,6 +293,7 @@ def count_steps_logged(trainer: Any) -> None:
     """Set the count of steps by which Lightning decides when to log; after a resumption it may be one too high."""
     if trainer.lightning_module.automatic_optimization:
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+    trainer._logger_connector._callback_metrics.pop("step", None)  # a validation's, which would name later checkpoints
 
 
 def batches_taken(trainer: Any) -> int:

@@ -119,7 +119,7 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
         builder.refuse(f"trainer.accelerator={accelerator}: no GPU is visible here; use trainer=cpu")
     if precision not in PRECISIONS:
         builder.refuse(f"trainer.precision={precision}: not tried here; use 32-true or bf16-mixed")
-    known = [*inspect.signature(L.Trainer.__init__).parameters]
+    known = [*inspect.signature(L.Trainer).parameters]
     for key in options.keys() - known:
         builder.refuse(f"trainer.{key}={options[key]}: Lightning's Trainer has no such option; {nearest(key, known)}")
     for key, instead in INSTEAD.items():

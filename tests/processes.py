@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from wandb.sdk.data_types._private import MEDIA_TMP
 
+from ncsn_lightning.plotting import style
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 RECIPE = [
     "logger=csv",
@@ -91,6 +93,7 @@ def _run(words, cwd, env, files, session):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    style.RC["figure.dpi"] = 70  # a figure at its own resolution takes a second
     MEDIA_TMP.__init__("wandb-media")  # its end removes the folder, which must not be that of all other forks
     sys.argv = words
     sys.path.insert(0, str(SCRIPTS))

@@ -132,7 +132,11 @@ ONE_LINE = [
     (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: .*use 32-true or bf16-mixed"),
     (["trainer.precision=33"], "trainer.precision=33: not tried here; use 32-true or bf16-mixed"),
     (["trainer.accelerator=abacus"], "trainer, of accelerator=abacus.*: "),
-    (["+trainer.foo=1"], "trainer, of .*foo=1: .*unexpected keyword argument 'foo'"),
+    (["+trainer.foo=1"], "trainer.foo=1: Lightning's Trainer has no such option; choose one of accelerator, "),
+    (
+        ["+trainer.gradient_clip_vall=1"],
+        "trainer.gradient_clip_vall=1: .* no such option; did you mean gradient_clip_val?",
+    ),
     (["callbacks.figures.num_samples=0"], "callbacks.figures.num_samples=0: should be greater than or equal to 1"),
     (["callbacks.figures.every_n_steps=0"], "callbacks.figures.every_n_steps=0: should be greater"),
     (["callbacks.guard=3"], "callbacks.guard=3: should be a Callback"),

@@ -152,7 +152,7 @@ def blow_up(module):
 
 @pytest.mark.parametrize("harm", [poison, blow_up])
 def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(harm, configure, tmp_path):
-    with pytest.raises(Diverged, match=r"diverged (at|by) step \d+: .*lower optimizer\.lr"):
+    with pytest.raises(Diverged, match=r"diverged (at|by) step \d+: .*lower the learning rate \(optimizer\.lr\)"):
         run_with(configure, At(50, harm))
     report = summary(tmp_path)
     assert report["status"] == "diverged"

@@ -30,7 +30,7 @@ from ncsn_lightning import (
 )
 from ncsn_lightning.distributions import Distribution, GaussianMixture, Modes
 from ncsn_lightning.distributions.mixture import isotropic
-from ncsn_lightning.evaluation import sample
+from ncsn_lightning.evaluation.commands import sample
 from ncsn_lightning.likelihood import RungeKutta
 from ncsn_lightning.plotting.space import density_grid, limits
 from ncsn_lightning.schedules import broken_guidelines
@@ -305,6 +305,7 @@ def test_a_run_on_large_coordinates_answers_in_them(utm, configure, tmp_path):
     error = run.score(x, 0.5) - run.distribution.score(x, 0.5)
     assert (error.square().mean() / run.distribution.score(x, 0.5).square().mean()) < 1
     config = {"run": str(tmp_path / "run"), "n": 300, "out": str(tmp_path / "drawn.csv"), "seed": 0, "trust": []}
+    config |= {"threads": 1, "figures": {"format": "png"}}
     drawn = np.loadtxt(sample(config), delimiter=",", skiprows=1)
     assert len(np.unique(drawn, axis=0)) > 290
     assert np.abs(drawn - UTM).max() < 100

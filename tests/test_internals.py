@@ -44,6 +44,7 @@ def test_the_loops_that_are_repeated_here_are_those_of_lightning(trainer):
     assert progress.step.total.completed == progress.zero_grad.total.completed == 0
     assert "_data_fetcher" in vars(trainer.fit_loop)
     assert "_signal_connector" in vars(trainer)
+    assert "_callback_metrics" in vars(trainer._logger_connector)
     for name in ("on_batch_start", "on_batch_end", "update_train_step_metrics", "should_update_logs"):
         assert name in dir(_LoggerConnector), name
 

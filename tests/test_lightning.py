@@ -433,8 +433,14 @@ def test_a_checkpoint_of_plain_python_says_what_it_lacks(configure, tmp_path):
     path = tmp_path / "run/checkpoints/last.ckpt"
     again = NCSN.load_from_checkpoint(path, score=job.builder.build("score"))
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), job.module.parameters(), strict=True))
-    with pytest.raises(ValueError, match=r"last\.ckpt: holds weights alone; give .*score=…"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: score: Missing required .*; give .*score=…, or use load_run"):
         NCSN.load_from_checkpoint(path)
+    with pytest.raises(ValueError, match=r"last\.ckpt: ema: Unexpected keyword argument; give what"):
+        NCSN.load_from_checkpoint(path, score=job.builder.build("score"), ema=1)
+    other = type(score := job.builder.build("score"))(network=score.network, sigma_data=1.0)
+    other.network.last = torch.nn.Linear(5, 2)
+    with pytest.raises(ValueError, match=r"last\.ckpt: size mismatch for .*; give what"):
+        NCSN.load_from_checkpoint(path, score=other)
     bare = {key: value for key, value in torch.load(path, weights_only=True).items() if key not in ("config", "files")}
     torch.save(bare, tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="holds weights and no configuration"):

@@ -42,7 +42,7 @@ class ScoreError(MeasuringCallback):
             f"score_error/{sigma:.3g}": value
             for sigma, value in zip(errors.sigmas.tolist(), errors.relative.float(), strict=True)
         }
-        pl_module.log_dict(relative)
+        pl_module.log_dict({**relative, "step": float(trainer.global_step)})  # the x axis of a validation
         pl_module.log("score_error", errors.relative.mean().float(), prog_bar=True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -30,7 +30,7 @@ class ScoreErrorParts(MeasuringCallback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             means = {f"score_error/{name}": value for name, value in self.shares(pl_module).means.items()}
-            pl_module.log_dict(means)
+            pl_module.log_dict({**means, "step": float(trainer.global_step)})
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         shares = self.shares(pl_module)

@@ -231,6 +231,10 @@ class _Centred(Distribution):
         )
         self.original: Distribution = target
 
+    @property
+    def extent(self) -> float:
+        return self.original.extent
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         return (self.original.sample(n, generator=generator).double() - self.original.mean).float()
 
