@@ -146,7 +146,7 @@ def _not_understood(argument: str, *, multirun: bool) -> str:
         return f"{argument}: holds no value; give one at least"
     if any(argument.count(opening) != argument.count(closing) for opening, closing in ("[]", "{}")):
         return f"{argument}: not understood; close its brackets"
-    if remedy := _remedy(argument, multirun=multirun):
+    if not argument.startswith("=") and (remedy := _remedy(argument, multirun=multirun)):
         return f"{argument}: not understood; for the value as it stands write {remedy}"
     return f"{argument}: not understood; write key=value, and quote what the shell would take apart"
 

@@ -632,7 +632,7 @@ def test_the_quoting_that_works_is_shown_for_every_key(key, value):
 
 
 def test_quotes_mean_the_same_for_a_run_that_is_resumed(command):
-    words = "no run's folder, for it has no config.yaml; give one of outputs/runs"
+    words = "no run's folder, nor a checkpoint; give one of outputs/runs"
     for value in ("my run (1)", '"my run (1)"'):
         assert command("train", f"resume={value}") == [f"resume={value}: {words}"]
 

@@ -39,7 +39,7 @@ class Question:
         self.builder = builder = Builder(config)
         take_threads(config["threads"])
         self.n, self.seed = config["n"], config["seed"]
-        self.out = Path(config["out"]) if config["out"] is not None else None
+        self.out = Path(config["out"]).expanduser() if config["out"] is not None else None
         self.formats = _formats(builder)
         run = self._run("run", config)
         if run is not None:
