@@ -158,7 +158,8 @@ def assert_same_end(folder, undisturbed):
     metrics = [{k: v for k, v in s["metrics"].items() if k not in timed} for s in summaries]
     assert metrics[0] == metrics[1]
     assert [s["status"] for s in summaries] == ["finished", "finished"]
-    assert logged(undisturbed) == logged(folder)
+    rows = [sorted(sorted(row.items()) for row in logged(f)) for f in (undisturbed, folder)]
+    assert rows[0] == rows[1]  # the numbers of pictures that a stop has put off come later in the file
 
 
 def logged(folder):
