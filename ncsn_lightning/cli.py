@@ -73,9 +73,9 @@ def _train(cfg: DictConfig) -> float | str:
         config = compose()
         if begun := (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
             _check_same(folder, config)
+        if (error := _finished_before(folder)) is not None:
+            return error
         with _held(folder, f"hydra.run.dir={folder}", overrides) as guards:
-            if (error := _finished_before(folder)) is not None:
-                return error
             if not begun and is_first_rank():  # before torch is imported: from here on the run can be gone on with
                 write_config(folder, {"config_hash": config_hash(config), **config}, overrides)
             try:
@@ -135,17 +135,18 @@ def _resume(arguments: list[str]) -> None:
     source, folder = _places(given)
     new = source != folder
     FoldersBefore.found = {path for path in (folder, *folder.parents) if path.exists()}  # which a refusal leaves
-    with _refusing(folder), _held(folder, f"resume={given['resume']}", [f"resume={given['resume']}"]) as guards:
-        if new and not (folder / "config.yaml").is_file():
+    with _refusing(folder):
+        if read_summary(folder).get("status") == "finished":  # which leaves nothing to take
+            _log_as_hydra(folder / "train.log")
+            _finished_before(folder)
+            return
+        with _held(folder, f"resume={given['resume']}", [f"resume={given['resume']}"]) as guards:
             from . import jobs
 
-            jobs.fork(source, folder, max_steps=_steps(given))
-        _log_as_hydra(folder / "train.log")
-        if _finished_before(folder) is not None:
-            return
-        from . import jobs
-
-        jobs.resume(folder, loop=given.get("loop"), trust=packages(given.get("trust", "")), callbacks=guards())
+            if new and not (folder / "config.yaml").is_file():
+                jobs.fork(source, folder, max_steps=_steps(given))
+            _log_as_hydra(folder / "train.log")
+            jobs.resume(folder, loop=given.get("loop"), trust=packages(given.get("trust", "")), callbacks=guards())
 
 
 def _log_as_hydra(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -78,6 +79,14 @@ def test_whatever_was_saved_by_time_is_gone_on_with_bit_for_bit(loop, train):
         assert 0 < read_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] <= step
         jobs.resume(folder)
         assert_same_end(folder, undisturbed)
+
+
+def test_a_run_goes_on_in_the_other_loop(train, caplog):
+    undisturbed, folder = train("undisturbed"), train("broken", fails=50)
+    with caplog.at_level(logging.INFO):
+        jobs.resume(folder, loop="standard")
+    assert "standard loop, one optimiser step a call, for loop=standard" in caplog.text
+    assert_same_end(folder, undisturbed)
 
 
 def test_killed_before_the_first_validation(tmp_path):
@@ -226,7 +235,7 @@ def test_a_run_of_more_steps_has_a_folder_and_a_rate_of_its_own(command, tmp_pat
     assert (summary(longer)["status"], summary(longer)["steps"]) == ("finished", 80)
     assert summary(longer)["config_hash"] != summary(tmp_path / "run")["config_hash"]
     rates = [
-        {int(row["step"]): float(row["lr-FlatAdam"]) for row in logged(folder) if row["lr-FlatAdam"]}
+        {int(row["step"]): float(row["lr"]) for row in logged(folder) if row["lr"]}
         for folder in (longer, tmp_path / "long")
     ]
     late = [step for step in rates[1] if step >= 40]

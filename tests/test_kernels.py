@@ -226,10 +226,6 @@ def test_a_bandwidth_that_hides_structure_is_warned_of(shape, hides, n, generato
     assert ("bandwidth=likelihood" in line.getMessage()) == hides
 
 
-def test_points_say_what_they_are(generator):
-    assert "300 points, bandwidth=0.1, neighbours " in repr(Points(path=cloud(300, generator), bandwidth=0.1))
-
-
 def test_spacing_is_the_median_distance_to_the_nearest():
     ticks = np.arange(10.0)
     grid = torch.from_numpy(np.stack(np.meshgrid(ticks, 3 * ticks), -1).reshape(-1, 2))

@@ -116,9 +116,6 @@ class Points(Distribution):
         """Whether narrower kernels would show what these blur."""
         return self.hidden > bandwidth_rules.MATTERS
 
-    def extra_repr(self) -> str:
-        return f"{len(self.points)} points, bandwidth={self.bandwidth:.4g}, neighbours {self.spacing:.4g} apart"
-
     @cached_property
     def extent(self) -> float:
         """Largest distance between any two of the points; where h is larger, the diameter."""
