@@ -124,14 +124,16 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
     def _show(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> Tensor | None:
         """Sample, measure, and publish every picture; returns the samples, if there are any."""
         started = time.perf_counter()
-        states = self._walk(trainer, module, later=later)
+        states, curves = self._walk(trainer, module, later=later), {}
         if states:
             self.results["sampling_time"] = time.perf_counter() - started
-            self._measure(trainer, states[-1])
+            curves = self._measure(states[-1])
         pictures = chain(self._of_samples(states), self._figures(trainer, module))
         total = self._count(trainer, module, states)
         for name, picture in tracked(pictures, f"drawing {total} pictures", total=total, bar=shows_bar(trainer)):
             self._publish(trainer, name, picture)
+        for logger in trainer.loggers if curves else ():  # once all is drawn: what a stop breaks off is done anew
+            logger.log_metrics(curves, trainer.global_step)
         return states[-1] if states else None
 
     def _keep(self, trainer: L.Trainer, samples: Tensor) -> None:
@@ -157,8 +159,8 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         learned = error and ours and isinstance(module.weighting, Learned)
         return 3 * bool(states) + 3 * error + (first(trainer, ScoreErrorParts) is not None) + ours + learned
 
-    def _measure(self, trainer: L.Trainer, samples: Tensor) -> None:
-        """Every metric of the set into the results and to the loggers, each beside its floor.
+    def _measure(self, samples: Tensor) -> dict[str, float]:
+        """Every metric of the set into the results; returns what the loggers are to show, each beside its floor.
 
         Chains that left the plane are no reason to lose a run.
         """
@@ -168,7 +170,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             measured = self.sample_test.measure(samples)
         except ValueError as error:
             log.warning("samples not measured: %s", error)
-            return
+            return {}
         lines = [f"  {name} {metric}" for name, metric in measured.items()]
         told = (
             "each metric, and in brackets its floor: what as many draws of the target have, ± the deviation of one draw"
@@ -178,8 +180,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
         curves = {f"sample_quality/{name}": metric.value for name, metric in measured.items()}
         floors = {f"sample_quality/{name}_floor": metric.floor for name, metric in measured.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics({**curves, **floors}, trainer.global_step)
+        return {**curves, **floors}
 
     def _walk(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> list[Tensor]:
         """The prior's draw and the state after every level, `[n, 2]` each; none where the sampler finds no way."""
