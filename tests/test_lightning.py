@@ -433,7 +433,7 @@ def test_a_checkpoint_of_plain_python_says_what_it_lacks(configure, tmp_path):
     path = tmp_path / "run/checkpoints/last.ckpt"
     again = NCSN.load_from_checkpoint(path, score=job.builder.build("score"))
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), job.module.parameters(), strict=True))
-    with pytest.raises(ValueError, match=r"last\.ckpt: score: Missing required .*; give .*score=…, or use load_run"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: score: Missing required .*; give .*score=…\), or use load_run"):
         NCSN.load_from_checkpoint(path)
     with pytest.raises(ValueError, match=r"last\.ckpt: ema: Unexpected keyword argument; give what"):
         NCSN.load_from_checkpoint(path, score=job.builder.build("score"), ema=1)
