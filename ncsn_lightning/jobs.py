@@ -316,7 +316,8 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
         if isinstance(distribution, Points):
             _remark_on_bandwidth(distribution)
         write_config(folder, config, job.record.overrides)
-    with listening(), training(patient=spawns_ranks(trainer)):
+    ranks = spawns_ranks(trainer) or trainer.world_size > 1  # one that left before the others met would keep them
+    with listening(), training(patient=ranks):
         _fit(job, checkpoint)
     for callback in trainer.callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and not callback.best_model_path:

@@ -153,7 +153,7 @@ def training(*, patient: bool) -> Iterator[None]:
     """Have the process started again where a `Preempted` follows a warning.
 
     Args:
-        patient: whether signals are only noted from the start, as where other processes train.
+        patient: whether signals are only noted from the start, as where other processes train, or train with this one.
     """
     _listener.patient = patient
     try:
