@@ -120,7 +120,10 @@ def everything(sweep: Path) -> dict[str, Any]:
             found |= _leaves({key: checkpoint[key] for key in STATES}, f"{job.hash}/{name}")
         samples = torch.from_numpy(np.load(job.folder / "samples.npz")["x"])
         with open(job.folder / "metrics.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+            timed = ("time", "per_second")  # and the numbers of pictures that a stop has put off come later in the file
+            rows = sorted(
+                sorted((k, v) for k, v in row.items() if not any(map(k.count, timed))) for row in csv.DictReader(file)
+            )
         summary = json.loads((job.folder / "summary.json").read_text())
         kept = {key: summary[key] for key in ("status", "seed", "steps", "metrics", "config_hash", "error")}
         found |= _leaves({"samples": samples, "rows": rows, **kept}, job.hash)
