@@ -259,9 +259,8 @@ def _run(command: str, task: Task) -> None:
 def _guarded(command: str, action: Callable[[], Any]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
     _open_streams()
-    os.environ["MPLBACKEND"] = (
-        "agg"  # a notebook's own, inherited, may not be installed here; no command shows a window
-    )
+    # A notebook's own backend, inherited, may not be installed here; no command shows a window.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         with signals.listening(), _knowing_the_place():
             signals.remember("the same command begins again")

@@ -176,6 +176,11 @@ def _advance(scheduler: Any) -> None:
         return
     scheduler.last_epoch += 1
     scheduler._step_count += 1
+    set_rates(scheduler)
+
+
+def set_rates(scheduler: Any) -> None:
+    """Give an optimiser the rates of its `LambdaLR` at the step that this one has reached."""
     groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     for group, base, factor in groups:
         group["lr"] = base * factor(scheduler.last_epoch)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..arguments import Positive, strict
-from ..internals import before_the_batch
+from ..internals import before_the_batch, set_rates
 from ..loops import BlockCallback
 from ..signals import SIGNALS, Preempted, asked, be_patient, listen, note
 
@@ -90,6 +90,4 @@ def _follow_schedules(trainer: Any) -> None:
     """Set every rate that is a function of the step alone: a checkpoint has that of the length which it was to have."""
     for scheduler in [config.scheduler for config in trainer.lr_scheduler_configs]:
         if type(scheduler) is LambdaLR:
-            groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-            for group, base, factor in groups:
-                group["lr"] = base * factor(scheduler.last_epoch)
+            set_rates(scheduler)
