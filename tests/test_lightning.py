@@ -83,6 +83,7 @@ WORKS = {  # what is asked for, and what is true afterwards
         ["trainer.log_every_n_steps=5"],
         lambda job, _: logged(folder_of(job), "loss/train") == [*range(4, 60, 5)],
     ),
+    "log_every_n_steps=0": (["trainer.log_every_n_steps=0"], lambda job, _: losses(job) == []),
     "enable_progress_bar": (
         ["trainer.enable_progress_bar=false"],
         lambda job, _: job.trainer.progress_bar_callback is None,

@@ -36,7 +36,8 @@ class TrainingMonitor(BlockCallback):
     def on_train_batch_end(self, trainer: Any, pl_module: L.LightningModule, *_: object) -> None:
         self.seconds += time.perf_counter() - self.started
         self.steps, self.last = self.steps + trainer.global_step - self.last, trainer.global_step
-        if not self.steps or trainer.global_step % trainer.log_every_n_steps:
+        period = trainer.log_every_n_steps
+        if not (self.steps and period) or trainer.global_step % period:
             return
         values: dict[str, Any] = {"steps_per_second": self.steps / self.seconds}
         if gradients := [p.grad for p in pl_module.parameters() if p.grad is not None]:
