@@ -132,11 +132,6 @@ class _Listener:
 _listener = _Listener()
 
 
-def listen() -> None:
-    """Answer signals as this module does, from now to the end of the process."""
-    _listener.install()
-
-
 @contextmanager
 def listening() -> Iterator[None]:
     """Answer signals as this module does; inside another such context (or outside the main thread) nothing changes."""

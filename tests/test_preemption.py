@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -191,6 +191,19 @@ def test_the_last_of_the_signals_counts_and_is_forgotten_in_the_end():
         raise Preempted
     with listening():
         assert asked() is None
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_trainer_without_a_job_gives_the_signals_back_and_forgets_them(signum, configure):
+    before = handlers()
+    for folder, asking in (("first", [50, signum]), ("second", [])):
+        job = jobs.build(configure(*BLOCKS, "~callbacks.learning_rate", folder=folder), overrides=[])
+        if asking:
+            job.trainer.callbacks.append(Ask(*asking))
+        with pytest.raises(Preempted) if asking else nullcontext():
+            job.trainer.fit(job.module, datamodule=job.data)
+        assert handlers() == before
+    assert job.trainer.global_step == 100
 
 
 def test_a_forked_worker_leaves_the_signal_to_its_parent():

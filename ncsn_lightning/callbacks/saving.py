@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..arguments import Positive, strict
 from ..internals import before_the_batch, set_rates
 from ..loops import BlockCallback
-from ..signals import SIGNALS, Preempted, asked, be_patient, listen, note
+from ..signals import SIGNALS, Preempted, asked, be_patient, listening, note
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,13 @@ class LastCheckpoint(Checkpoint, BlockCallback):
     def __init__(self, *, folder: str, first: Positive = 5.0, every: Positive = 60.0) -> None:
         self.path = Path(folder) / "checkpoints" / "last.ckpt"
         self.first, self.every = first, every
+        self.listening = ExitStack()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        listen()  # a rank may be a process of its own, which no command has told to
+        self.listening.enter_context(listening())  # a rank may be a process of its own, which no command has told to
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.listening.close()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.due = time.monotonic() + self.first
@@ -63,6 +68,7 @@ class LastCheckpoint(Checkpoint, BlockCallback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         be_patient(True)  # the summary is still to be written
+        self.listening.close()
 
     def _look(self, trainer: Any) -> None:
         """Save where it is due or asked for, and stop where it is asked for."""
