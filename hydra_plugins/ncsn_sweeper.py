@@ -50,7 +50,7 @@ class ResumingSweeper(Sweeper):
 
 def _report(folder: Path) -> None:
     """Write the table and the page of a sweep that ended; what is in the way of that changes nothing about its end."""
-    from ncsn_lightning.errors import one_line
+    from ncsn_lightning.config.messages import one_line
     from ncsn_lightning.report import write_report
     from ncsn_lightning.sweeps.folder import read_sweep
 
@@ -67,7 +67,7 @@ def _report(folder: Path) -> None:
 
 def _publish(folder: Path) -> None:
     """Write the W&B run of a sweep whose jobs have theirs; what is in the way of that changes nothing about its end."""
-    from ncsn_lightning.errors import one_line
+    from ncsn_lightning.config.messages import one_line
     from ncsn_lightning.report.wandb_run import log_sweep
     from ncsn_lightning.sweeps.folder import read_sweep
 

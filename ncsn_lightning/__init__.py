@@ -12,26 +12,24 @@ _HOMES = {
         "Modes Moons Pinwheel Points Rings SCurve SwissRoll TwoGaussians TwoSpirals"
     ),
     "schedules": "DDPM DDPMCosine Geometric Karras Ladder Levels Linear LogNormal LogUniform Schedule Single",
-    "networks": "FiLM FourierEmbedding MLP Network SinusoidalEmbedding",
-    "scores": "Density Energy ExactScore Preconditioned Raw Scaled Score ScoreModel Unconditional",
-    "objectives": "Denoising Exact Objective StableTarget",
-    "weightings": "EDM Learned MinSNR SigmaPower Weighting",
+    "models": (
+        "Density Energy ExactScore FiLM FourierEmbedding MLP Network Preconditioned Raw Scaled Score ScoreModel "
+        "SinusoidalEmbedding Unconditional"
+    ),
+    "objectives": "EDM Denoising Exact Learned MinSNR Objective SigmaPower StableTarget Weighting",
     "samplers": (
         "MALA AdaptiveODE Ancestral AnnealedLangevin Chain ConsistentAnnealed Euler Heun Langevin Multistep "
         "PredictorCorrector Sampler Stepper StochasticHeun UnderdampedLangevin"
     ),
-    "likelihood": "DormandPrince Likelihood RungeKutta cross_entropy",
     "metrics": (
-        "CoverageGap DensityTV EnergyDistance ModeWeights OffSupport SampleMetric SampleTest ScoreErrors ScoreSplit "
-        "ScoreTest SlicedWasserstein2 SquaredMMD Wasserstein2 WithinModes coverage curl energy_distance off_support "
-        "sliced_wasserstein2 squared_mmd total_variation wasserstein2 within_modes"
+        "CoverageGap DensityTV DormandPrince EnergyDistance Likelihood ModeWeights OffSupport RungeKutta SampleMetric "
+        "SampleTest ScoreErrors ScoreSplit ScoreTest SlicedWasserstein2 SquaredMMD Wasserstein2 WithinModes coverage "
+        "cross_entropy curl energy_distance off_support sliced_wasserstein2 squared_mmd total_variation wasserstein2 "
+        "within_modes"
     ),
-    "data": "Batch StreamingDataModule",
-    "adam": "FlatAdam FlatAdamW",
-    "module": "NCSN HasScore",
-    "loops": "BlockCallback FastLoop",
-    "callbacks": "DivergenceGuard MeasuringCallback SamplesAndFigures ScoreError ScoreErrorParts",
-    "runs": "Run load_run",
+    "training": "NCSN Batch BlockCallback FastLoop FlatAdam FlatAdamW HasScore StreamingDataModule",
+    "training.callbacks": "DivergenceGuard MeasuringCallback SamplesAndFigures ScoreError ScoreErrorParts",
+    "runs.load": "Run load_run",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -23,15 +23,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from . import signals
-from .configuration import Refusal, config_folder, config_hash, packages, plain, read_config, write_config
-from .errors import FULL, log_files, one_line, write_summary_on_failure
-from .evaluation import request
-from .help import help_text
-from .lease import STALE, WATCH, Holder, Lease, holder, take
-from .overrides import as_text, at_home, check_launcher, check_single, refused_overrides
-from .results import read_summary, said_version
-from .signals import Preempted, Stopped, is_first_rank
+from .config.help import help_text
+from .config.messages import FULL, log_files, one_line
+from .config.overrides import as_text, at_home, check_launcher, check_single, refused_overrides
+from .config.plain import Refusal, config_folder, config_hash, packages, plain, read_config, write_config
+from .core import signals
+from .core.lease import STALE, WATCH, Holder, Lease, holder, take
+from .core.signals import Preempted, Stopped, is_first_rank
+from .evaluation import precheck
+from .runs.failure import write_summary_on_failure
+from .runs.summary import read_summary, said_version
 from .sweeps import job
 
 log = logging.getLogger(__name__)
@@ -79,13 +80,13 @@ def _train(cfg: DictConfig) -> float | str:
             if not begun and is_first_rank():  # before torch is imported: from here on the run can be gone on with
                 write_config(folder, {"config_hash": config_hash(config), **config}, overrides)
             try:
-                from . import precheck
+                from .config.precheck import refused
 
-                if lines := precheck.refused(config, overrides=overrides):
+                if lines := refused(config, overrides=overrides):
                     raise Refusal("\n".join(lines))
-                from . import jobs
+                from .runs import lifecycle
 
-                return jobs.go_on(config, overrides=overrides, begun=begun, callbacks=guards())
+                return lifecycle.go_on(config, overrides=overrides, begun=begun, callbacks=guards())
             except Refusal:
                 if not begun and is_first_rank():
                     (folder / "config.yaml").unlink(missing_ok=True)
@@ -110,7 +111,7 @@ def _check_same(folder: Path, config: dict[str, Any]) -> None:
 
 def _evaluate(cfg: DictConfig) -> None:
     config = plain(cfg)
-    request.check(config, **request.EVALUATE)
+    precheck.check(config, **precheck.EVALUATE)
     from .evaluation import commands
 
     commands.evaluate(config)
@@ -118,7 +119,7 @@ def _evaluate(cfg: DictConfig) -> None:
 
 def _sample(cfg: DictConfig) -> None:
     config = plain(cfg)
-    request.check(config, **request.SAMPLE)
+    precheck.check(config, **precheck.SAMPLE)
     from .evaluation import commands
 
     commands.sample(config)
@@ -141,12 +142,12 @@ def _resume(arguments: list[str]) -> None:
             _finished_before(folder)
             return
         with _held(folder, f"resume={given['resume']}", [f"resume={given['resume']}"]) as guards:
-            from . import jobs
+            from .runs import lifecycle
 
             if new and not (folder / "config.yaml").is_file():
-                jobs.fork(source, folder, max_steps=_steps(given))
+                lifecycle.fork(source, folder, max_steps=_steps(given))
             _log_as_hydra(folder / "train.log")
-            jobs.resume(folder, loop=given.get("loop"), trust=packages(given.get("trust", "")), callbacks=guards())
+            lifecycle.resume(folder, loop=given.get("loop"), trust=packages(given.get("trust", "")), callbacks=guards())
 
 
 def _log_as_hydra(path: Path) -> None:
@@ -215,7 +216,7 @@ def _held(folder: Path, named: str, overrides: list[str]) -> Iterator[Callable[[
 
 
 def _guards(lease: Lease) -> list[Any]:
-    from .callbacks import LeaseGuard
+    from .training.callbacks.lease import LeaseGuard
 
     return [LeaseGuard(lease)]
 

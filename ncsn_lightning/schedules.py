@@ -16,8 +16,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from .arguments import Count, Finite, Positive, described, strict
-from .distributions import Distribution
+from .core.validation import Count, Finite, Positive, described, strict
+from .distributions.base import Distribution
 
 Rungs = Annotated[int, Field(ge=2)]
 

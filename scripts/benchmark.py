@@ -47,13 +47,13 @@ from ncsn_lightning import (
     Points,
     RungeKutta,
     StreamingDataModule,
-    jobs,
 )
-from ncsn_lightning.building import fill_automatic
-from ncsn_lightning.callbacks import StepProgressBar
-from ncsn_lightning.configuration import composed, config_folder
+from ncsn_lightning.config.build import fill_automatic
+from ncsn_lightning.config.plain import composed, config_folder
 from ncsn_lightning.distributions import TwoGaussians
-from ncsn_lightning.scores import Score
+from ncsn_lightning.models.scores import Score
+from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.training.callbacks import StepProgressBar
 
 BATCH, BLOCK, WARM = 256, 50, 1000
 SIGMAS = Geometric(sigma_min=0.01, sigma_max=2.0, num_levels=10).sigmas
@@ -143,13 +143,13 @@ def lightning_training(steps: int, *, compiled: bool) -> Interleaved:
             f"trainer.max_steps={steps}",
             f"compile={compiled}",
         ]
-        job = jobs.build(composed(*overrides, folder=folder), overrides=[])
+        job = lifecycle.build(composed(*overrides, folder=folder), overrides=[])
         job.trainer.callbacks.append(interleaved)
         for callback in job.trainer.callbacks:
             if isinstance(callback, StepProgressBar):
                 callback._refresh_rate = 1  # draw the bar though nobody may be looking
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            jobs.fit(job)
+            lifecycle.fit(job)
     return interleaved
 
 
@@ -276,7 +276,7 @@ def sampling(console: Console, *, repeats: int, n: int) -> None:
 
 def default_network(console: Console) -> None:
     """What the default network's samples, likelihoods and `evaluation=quick` cost; its weights do not matter."""
-    builder = jobs.Builder(composed(folder="nowhere"))
+    builder = lifecycle.Builder(composed(folder="nowhere"))
     fill_automatic(builder)
     score, target = builder.build("score"), builder.build("distribution")
     ladder = Karras(sigma_min=0.01, sigma_max=target.diameter, num_levels=18)
@@ -293,7 +293,7 @@ def default_network(console: Console) -> None:
 
 def quick(score: Score, x: Tensor) -> None:
     """What a training says of its samples and score at its end; floors and factorisations are made for it."""
-    builder = jobs.Builder(composed(folder="nowhere"))
+    builder = lifecycle.Builder(composed(folder="nowhere"))
     fill_automatic(builder)
     builder.build("evaluation.samples").measure(x)
     builder.build("evaluation.split")(score)
@@ -373,7 +373,7 @@ def many_points(console: Console) -> None:
 def make_target(option: str, folder: str) -> ncsn_lightning.Distribution:
     if option == "points":
         return Points(path=f"{folder}/points.npy")
-    return jobs.Builder(composed(f"distribution={option}", folder=folder)).build("distribution")
+    return lifecycle.Builder(composed(f"distribution={option}", folder=folder)).build("distribution")
 
 
 def milliseconds(call: Callable[[], object]) -> float:

@@ -43,6 +43,7 @@ from ncsn_lightning import (
     distributions,
     load_run,
 )
+from ncsn_lightning.core.randomness import keyed_generator
 from ncsn_lightning.plotting import (
     limits,
     plot_filmstrip,
@@ -64,7 +65,6 @@ from ncsn_lightning.plotting.space import (
     plane_figure,
 )
 from ncsn_lightning.plotting.style import BLACK, DENSITY_MAP, VERMILION, WIDTH, new_figure, numpy, styled
-from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.samplers import Prior
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"

@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from page import save, totals, train
 
-from ncsn_lightning.files import replacing
+from ncsn_lightning.core.atomic_files import replacing
 from ncsn_lightning.plotting import png
 from ncsn_lightning.report.metrics import plus_minus
 from ncsn_lightning.sweeps.folder import Job, Sweep

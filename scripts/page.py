@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ncsn_lightning.files import replacing
+from ncsn_lightning.core.atomic_files import replacing
 from ncsn_lightning.report.write import duration
-from ncsn_lightning.results import revision, versions
+from ncsn_lightning.runs.summary import revision, versions
 from ncsn_lightning.sweeps.folder import Sweep, read_sweep
 
 ROOT = Path(__file__).parents[1]

@@ -19,9 +19,9 @@ from reproductions.common import Counted
 from torch import Tensor
 
 from ncsn_lightning import ExactScore, GaussianMixture, Karras, Sampler, wasserstein2
-from ncsn_lightning.closed_form import Errors, errors, sample_moments, smoothed, wasserstein
-from ncsn_lightning.files import replacing
-from ncsn_lightning.randomness import keyed_generator
+from ncsn_lightning.core.atomic_files import replacing
+from ncsn_lightning.core.randomness import keyed_generator
+from ncsn_lightning.samplers.closed_form import Errors, errors, sample_moments, smoothed, wasserstein
 
 PAGE = Path(__file__).parents[1] / "docs" / "samplers.md"
 MARKS = re.compile(r"(<!-- table: gaussian -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 from ncsn_lightning import cli, plotting, report
-from ncsn_lightning.callbacks import SamplesAndFigures
 from ncsn_lightning.sweeps.folder import read_sweep
+from ncsn_lightning.training.callbacks import SamplesAndFigures
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 SWEEP = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ncsn_lightning import cli
-from ncsn_lightning.configuration import composed
+from ncsn_lightning.config.plain import composed
 from ncsn_lightning.plotting import style
 
 os.environ["WANDB_MODE"] = "offline"

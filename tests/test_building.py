@@ -9,9 +9,9 @@ import torch
 import yaml
 from hydra.utils import get_object
 
-from ncsn_lightning import jobs
-from ncsn_lightning.building import MODEL_KINDS, Builder
-from ncsn_lightning.configuration import Refusal, config_folder, config_hash
+from ncsn_lightning.config.build import MODEL_KINDS, Builder
+from ncsn_lightning.config.plain import Refusal, config_folder, config_hash
+from ncsn_lightning.runs import lifecycle
 
 CONF = config_folder()
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -43,7 +43,7 @@ def points(tmp_path_factory):
 def refusal(config, **more):
     """The lines with which a configuration is refused."""
     with pytest.raises(Refusal) as refused:
-        jobs.build(config, overrides=[], **more)
+        lifecycle.build(config, overrides=[], **more)
     return str(refused.value).splitlines()
 
 
@@ -54,7 +54,7 @@ def test_every_option_builds(option, configure, points, tmp_path, monkeypatch):
     needs = [need.format(points=points) for need in NEEDS.get(option, [])]
     network = [] if option in ("network=primer", "network/embedding=sinusoidal") else ["network=film"]
     config = configure(*network, option, *needs)
-    job = jobs.build(config, overrides=[])
+    job = lifecycle.build(config, overrides=[])
     if option.startswith("logger="):
         assert set(job.builder.build("logger")) == {option.removeprefix("logger="), "csv"}
     assert len(job.builder.build("schedule").sigmas) >= 1
@@ -239,19 +239,19 @@ def test_a_sweep_in_one_process_refuses_strategies_that_start_others(configure):
     assert line.startswith(
         "trainer.strategy=ddp: every rank would start the whole sweep anew; use trainer.strategy=ddp_sp"
     )
-    jobs.build(configure(*ddp, "trainer.strategy=ddp_spawn"), overrides=[], in_sweep=True)
-    jobs.build(configure(*ddp), overrides=[])
+    lifecycle.build(configure(*ddp, "trainer.strategy=ddp_spawn"), overrides=[], in_sweep=True)
+    lifecycle.build(configure(*ddp), overrides=[])
 
 
 def test_a_job_on_a_login_node_builds_without_a_warning(configure, tmp_path, monkeypatch):
     """Lightning warns where Slurm's `srun` can be found and has not started the process."""
     (tmp_path / "srun").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    jobs.build(configure(*LEAN), overrides=[])
+    lifecycle.build(configure(*LEAN), overrides=[])
 
 
 def test_a_group_is_one_object_for_all_that_name_it(configure):
-    job = jobs.build(configure("objective=exact"), overrides=[])
+    job = lifecycle.build(configure("objective=exact"), overrides=[])
     target = job.builder.build("distribution")
     assert job.data.distribution is target
     assert job.data.objective.distribution is target
@@ -260,7 +260,7 @@ def test_a_group_is_one_object_for_all_that_name_it(configure):
 
 
 def test_automatic_values_follow_the_target_and_are_settled(configure):
-    job = jobs.build(configure("distribution=grid_gaussians", "weighting=edm"), overrides=[])
+    job = lifecycle.build(configure("distribution=grid_gaussians", "weighting=edm"), overrides=[])
     target, settled = job.builder.build("distribution"), job.record.config
     assert settled["schedule"]["sigma_max"] == pytest.approx(target.diameter, rel=1e-5)
     assert settled["schedule"]["sigma_min"] == pytest.approx(target.scale / 10)
@@ -276,10 +276,10 @@ UNTRUSTED = [
     "torch.hub.load",
     "ncsn_lightning.cli.os.system",
     "ncsn_lightning.cli.shutil.rmtree",
-    "ncsn_lightning.jobs.train",
-    "ncsn_lightning.checkpoints.AtomicCheckpointIO",
+    "ncsn_lightning.runs.lifecycle.train",
+    "ncsn_lightning.training.checkpoints.AtomicCheckpointIO",
     "ncsn_lightning.distributions.points.Path",
-    "ncsn_lightning.module.torch.nn.Linear",
+    "ncsn_lightning.training.module.torch.nn.Linear",
     "lightning.pytorch.cli.instantiate_class",
     "lightning.pytorch.loggers.CSVLogger",
     "lightning.pytorch.callbacks.ModelCheckpoint",
@@ -311,7 +311,7 @@ def test_a_trusted_package_is_imported_and_another_is_not(importable):
 
 def test_a_hash_names_what_can_change_the_result(configure):
     def name(*overrides, folder="run"):
-        return config_hash(jobs.build(configure(*LEAN, *overrides, folder=folder), overrides=[]).record.config)
+        return config_hash(lifecycle.build(configure(*LEAN, *overrides, folder=folder), overrides=[]).record.config)
 
     usual = name()
     assert name(folder="elsewhere") == usual

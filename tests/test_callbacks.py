@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ncsn_lightning import BlockCallback, Checkerboard, ScoreTest, jobs
-from ncsn_lightning.callbacks import Diverged
-from ncsn_lightning.checkpoints import read_checkpoint
-from ncsn_lightning.results import revision, versions
-from ncsn_lightning.signals import Preempted
+from ncsn_lightning import BlockCallback, Checkerboard, ScoreTest
+from ncsn_lightning.core.signals import Preempted
+from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.runs.summary import revision, versions
+from ncsn_lightning.training.callbacks import Diverged
+from ncsn_lightning.training.checkpoints import read_checkpoint
 
 
 def summary(tmp_path):
@@ -34,14 +35,14 @@ class At(BlockCallback):
 
 
 def run_with(configure, callback, *overrides):
-    job = jobs.build(configure("data.steps_per_epoch=20", "block_size=10", *overrides), overrides=["a=1"])
+    job = lifecycle.build(configure("data.steps_per_epoch=20", "block_size=10", *overrides), overrides=["a=1"])
     job.trainer.callbacks.insert(0, callback)
-    jobs.fit(job)
+    lifecycle.fit(job)
 
 
 def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
-    jobs.fit(
-        jobs.build(
+    lifecycle.fit(
+        lifecycle.build(
             configure("weighting=learned", "callbacks.figures.every_n_steps=50", "figures.format=[png,pdf]"),
             overrides=["x=1"],
         )
@@ -92,14 +93,14 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
 
 def test_ddpm_runs_as_the_schedule_and_sampler_that_it_is(configure, tmp_path):
     ddpm = ["schedule=ddpm", "schedule.num_levels=20", "levels=ladder", "sampler=ancestral"]
-    jobs.fit(jobs.build(configure(*ddpm), overrides=[]))
+    lifecycle.fit(lifecycle.build(configure(*ddpm), overrides=[]))
     assert np.isfinite(np.load(tmp_path / "run/samples.npz")["x"]).all()
     assert summary(tmp_path)["status"] == "finished"
 
 
 def test_a_sampler_that_finds_no_way_loses_no_run(configure, tmp_path, caplog):
     stiff = ["sampler=adaptive_ode", "sampler.max_evaluations=5", "callbacks.figures.every_n_steps=50"]
-    jobs.fit(jobs.build(configure(*stiff), overrides=[]))
+    lifecycle.fit(lifecycle.build(configure(*stiff), overrides=[]))
     assert caplog.text.count("no samples: sampler.rtol=") == 2  # half-way, and at the end
     assert "raise the tolerances or max_evaluations" in caplog.text
     assert summary(tmp_path)["status"] == "finished"
@@ -111,7 +112,7 @@ def test_a_sampler_that_finds_no_way_loses_no_run(configure, tmp_path, caplog):
 def test_the_score_is_measured_once_at_each_validation_and_no_more_at_the_end(configure, monkeypatch, tmp_path):
     measure, calls = ScoreTest.forward, []
     monkeypatch.setattr(ScoreTest, "forward", lambda test, score: calls.append(score) or measure(test, score))
-    jobs.fit(jobs.build(configure("data.steps_per_epoch=50", "trainer.max_steps=120"), overrides=[]))
+    lifecycle.fit(lifecycle.build(configure("data.steps_per_epoch=50", "trainer.max_steps=120"), overrides=[]))
     assert len(calls) == 3
     with open(tmp_path / "run/metrics.csv", newline="") as file:
         logged = [float(row["score_error"]) for row in csv.DictReader(file) if row["score_error"]]
@@ -129,10 +130,10 @@ def test_the_monitor_logs_the_gradient_of_the_last_step_and_the_speed(configure,
             norms[trainer.global_step] = squares**0.5
 
     for loop in ("standard", "fast"):
-        job = jobs.build(configure(f"loop={loop}", "~callbacks.figures", folder=loop), overrides=[])
+        job = lifecycle.build(configure(f"loop={loop}", "~callbacks.figures", folder=loop), overrides=[])
         if loop == "standard":
             job.trainer.callbacks.append(Gradients())
-        jobs.fit(job)
+        lifecycle.fit(job)
         with open(tmp_path / loop / "metrics.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["gradient_norm"]]
         assert [int(row["step"]) for row in rows] == [49, 99]

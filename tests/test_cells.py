@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ncsn_lightning.cells import CellList
+from ncsn_lightning.objectives.cell_list import CellList
 
 
 def around(points, x, width):

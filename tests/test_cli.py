@@ -19,11 +19,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import Script, wait_for
 from processes import run as script
 
-from ncsn_lightning import Karras, jobs, load_run
-from ncsn_lightning.checkpoints import read_checkpoint
-from ncsn_lightning.configuration import config_folder
-from ncsn_lightning.overrides import at_home, refused_overrides
+from ncsn_lightning import Karras, load_run
+from ncsn_lightning.config.overrides import at_home, refused_overrides
+from ncsn_lightning.config.plain import config_folder
+from ncsn_lightning.runs import lifecycle
 from ncsn_lightning.sweeps.folder import read_sweep
+from ncsn_lightning.training.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -442,7 +443,7 @@ QUESTIONS = [
     ("sample sampler=annealed_langevin_primer sampler.base_step=1", "sampler.base_step=1 makes the chain unstable"),
     ("sample sampler=langevin sampler.step=0.01", "sampler.step=0.01 makes the chain unstable: at σ=0.01 the target"),
     ("sample sampler=annealed_langevin sampler.step_ratio=3", "sampler.step_ratio=3: should be less than 2"),
-    ("sample score=karras", "score=ncsn_lightning.scores.Preconditioned: a run has its own network; choose exact"),
+    ("sample score=karras", "score=ncsn_lightning.models.Preconditioned: a run has its own network; choose exact"),
     ("sample sampler=mala", "sampler: MALA accepts and rejects by log p_σ, which Preconditioned does not have"),
     ("sample sampler=consistent_annealed sampler.step_ratio=0.1", "sampler.step_ratio=0.1 lies outside"),
     ("sample schedule=karras schedule.num_levels=1", "schedule.num_levels=1: should be greater than or equal to 2"),
@@ -555,7 +556,7 @@ def test_an_error_of_the_program_is_one_line_and_its_traceback_is_kept(command, 
     def fail(*_, **__):
         raise KeyError("lost")
 
-    monkeypatch.setattr(jobs, "fit", fail)
+    monkeypatch.setattr(lifecycle, "fit", fail)
     log = tmp_path / "run/train.log"
     lines = command("train", *TINY, *BARE, "logger=csv", "hydra.run.dir=run")
     assert lines == [f"KeyError: 'lost'; the traceback is in {log}"]

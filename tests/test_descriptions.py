@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ncsn_lightning import AnnealedLangevin, Checkerboard, Geometric, Heun, Karras, LogUniform, Moons
-from ncsn_lightning.arguments import described, strict
+from ncsn_lightning.core.validation import described, strict
 
 MADE = {
     "Checkerboard(cell_size=2)": Checkerboard(cell_size=2.0),

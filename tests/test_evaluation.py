@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ncsn_lightning import DensityTV, ExactScore, Geometric, Heun, SampleTest, SlicedWasserstein2, TwoGaussians
-from ncsn_lightning.evaluation.chains import Chains, shares
+from ncsn_lightning.core.randomness import keyed_generator
+from ncsn_lightning.evaluation.walks import Chains, shares
 from ncsn_lightning.metrics import sliced_wasserstein2
-from ncsn_lightning.randomness import keyed_generator
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1.0])

@@ -25,16 +25,16 @@ from ncsn_lightning import (
     SinusoidalEmbedding,
     StreamingDataModule,
     distributions,
-    jobs,
     load_run,
 )
 from ncsn_lightning.distributions import Distribution, GaussianMixture, Modes
 from ncsn_lightning.distributions.mixture import isotropic
 from ncsn_lightning.evaluation.commands import sample
-from ncsn_lightning.likelihood import RungeKutta
+from ncsn_lightning.metrics.likelihood import RungeKutta
+from ncsn_lightning.models.scores import Density, uncentred
 from ncsn_lightning.plotting.space import density_grid, limits
+from ncsn_lightning.runs import lifecycle
 from ncsn_lightning.schedules import broken_guidelines
-from ncsn_lightning.scores import Density, uncentred
 
 UTM = (4.5e5, 5.4e6)
 ANGLE = np.random.default_rng(0).uniform(0, 2 * np.pi, (400, 1))
@@ -198,8 +198,8 @@ def score_error(configure, tmp_path):
             overrides = ("distribution=points", f"distribution.path={tmp_path / f'{run}.npy'}", *overrides)
         else:
             overrides = (points, *overrides)
-        job = jobs.build(configure(*SMALL, f"seed={seed}", *overrides, folder=f"run{run}"), overrides=[])
-        return jobs.fit(job)
+        job = lifecycle.build(configure(*SMALL, f"seed={seed}", *overrides, folder=f"run{run}"), overrides=[])
+        return lifecycle.fit(job)
 
     return train
 
@@ -286,8 +286,8 @@ def utm(tmp_path):
 
 def test_a_run_on_large_coordinates_answers_in_them(utm, configure, tmp_path):
     lean = ["callbacks.figures.num_samples=300", "~callbacks.score_split"]
-    job = jobs.build(configure(*utm, *lean), overrides=[])
-    jobs.fit(job)
+    job = lifecycle.build(configure(*utm, *lean), overrides=[])
+    lifecycle.fit(job)
     inside = job.data.distribution
     assert inside.mean.abs().max() == 0
     assert inside is job.data.objective.distribution is job.builder.build("evaluation.samples").distribution

@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from processes import run as script
 
-from ncsn_lightning.configuration import config_folder
-from ncsn_lightning.help import GROUPS, _leaves, arguments, help_text, options, sentence
-from ncsn_lightning.results import said_version
+from ncsn_lightning.config.help import GROUPS, _leaves, arguments, help_text, options, sentence
+from ncsn_lightning.config.plain import config_folder
+from ncsn_lightning.runs.summary import said_version
 
 COMMANDS = ("train", "sample", "evaluate")
 CHOICES = [(group, option) for group in GROUPS for option in options(group) if group not in ("sweep", "callbacks")]

@@ -11,7 +11,7 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 
-from ncsn_lightning import internals
+from ncsn_lightning.training import internals
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`srun` command is available")
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from processes import assert_same_end, finish, fresh, kill, logged, start, wait_for
 
-from ncsn_lightning import BlockCallback, jobs
-from ncsn_lightning.callbacks import LastCheckpoint
-from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint
-from ncsn_lightning.configuration import config_hash
-from ncsn_lightning.files import replacing, retried
-from ncsn_lightning.lease import holder, take
+from ncsn_lightning import BlockCallback
+from ncsn_lightning.config.plain import config_hash
+from ncsn_lightning.core.atomic_files import replacing, retried
+from ncsn_lightning.core.lease import holder, take
+from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.training.callbacks import LastCheckpoint
+from ncsn_lightning.training.checkpoints import latest_checkpoint, read_checkpoint
 
 LONG = ["trainer.max_steps=1000000", "data.steps_per_epoch=100000"]
 """A run that never comes to its first validation."""
@@ -55,15 +56,15 @@ def train(configure, tmp_path):
 
     def run(folder, *overrides, fails=None):
         settings = ["~callbacks.figures", "weighting=learned", *overrides]
-        job = jobs.build(configure(*settings, folder=folder), overrides=[])
+        job = lifecycle.build(configure(*settings, folder=folder), overrides=[])
         (saving,) = (c for c in job.trainer.callbacks if isinstance(c, LastCheckpoint))
         saving.first = saving.every = 1e-9
         if fails is None:
-            jobs.fit(job)
+            lifecycle.fit(job)
             return tmp_path / folder
         job.trainer.callbacks.insert(0, Fail(fails))
         with pytest.raises(RuntimeError, match="broken down"):
-            jobs.fit(job)
+            lifecycle.fit(job)
         return tmp_path / folder
 
     return run
@@ -77,14 +78,14 @@ def test_whatever_was_saved_by_time_is_gone_on_with_bit_for_bit(loop, train):
     for step in (30, 50, 61, 99):
         folder = train(f"broken-{step}", *loop, fails=step)
         assert 0 < read_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] <= step
-        jobs.resume(folder)
+        lifecycle.resume(folder)
         assert_same_end(folder, undisturbed)
 
 
 def test_a_run_goes_on_in_the_other_loop(train, caplog):
     undisturbed, folder = train("undisturbed"), train("broken", fails=50)
     with caplog.at_level(logging.INFO):
-        jobs.resume(folder, loop="standard")
+        lifecycle.resume(folder, loop="standard")
     assert "standard loop, one optimiser step a call, for loop=standard" in caplog.text
     assert_same_end(folder, undisturbed)
 
@@ -108,7 +109,7 @@ def test_killed_before_the_first_validation(tmp_path):
 
 
 def test_a_reader_that_follows_metrics_csv_sees_every_row_at_once(train, monkeypatch):
-    from ncsn_lightning.loggers import MetricsCSV
+    from ncsn_lightning.training.loggers import MetricsCSV
 
     log, seen = MetricsCSV.log_metrics, []
 
@@ -198,7 +199,7 @@ def test_a_moved_run_keeps_its_best_checkpoint(train, tmp_path):
     moved.parent.mkdir()
     shutil.move(folder, moved)
     (moved / "config.yaml").unlink()  # a checkpoint alone is enough
-    jobs.resume(moved)
+    lifecycle.resume(moved)
     assert (moved / "checkpoints/best.ckpt").read_bytes() == before
     assert summary(moved)["status"] == "finished"
     assert not folder.exists()

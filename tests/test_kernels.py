@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ncsn_lightning import jobs
 from ncsn_lightning.distributions import Points, bandwidth, kernels, lattice
 from ncsn_lightning.distributions.kernels import FEW, KernelDensity
-from ncsn_lightning.scores import jacobian
+from ncsn_lightning.models.scores import jacobian
 
 N = FEW + 904
 

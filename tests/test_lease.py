@@ -9,15 +9,15 @@ import time
 
 import pytest
 
-from ncsn_lightning import lease as leases
-from ncsn_lightning.lease import DOUBT, STALE, Holder, holder, take
+from ncsn_lightning.core import lease as leases
+from ncsn_lightning.core.lease import DOUBT, STALE, Holder, holder, take
 
 CROWD = """
 # Many processes that try to take the jobs in some folders, all in the same instant; prints who has which.
 import os, sys, time
 from pathlib import Path
-from ncsn_lightning import lease
-from ncsn_lightning.lease import take
+from ncsn_lightning.core import lease
+from ncsn_lightning.core.lease import take
 lease.WATCH = 0
 gate, *folders = map(Path, sys.argv[1:])
 for _ in range(7):
@@ -32,7 +32,7 @@ time.sleep(2)  # alive until all have tried
 TAKER = """
 import sys, time
 from pathlib import Path
-from ncsn_lightning.lease import take
+from ncsn_lightning.core.lease import take
 with take(Path(sys.argv[1])):
     print("taken", flush=True)
     time.sleep(100)

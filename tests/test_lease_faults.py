@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ncsn_lightning import lease as leases
-from ncsn_lightning.lease import BEAT, DOUBT, STALE, Holder, LeaseLost, take
+from ncsn_lightning.core import lease as leases
+from ncsn_lightning.core.lease import BEAT, DOUBT, STALE, Holder, LeaseLost, take
 
 AWAY = OSError(5, "Input/output error")
 
@@ -212,13 +212,13 @@ HOLDER = """
 # Keeps a lease and writes a file again and again, by constants that make a test a matter of seconds.
 import sys, time
 from pathlib import Path
-from ncsn_lightning import files, lease
+from ncsn_lightning.core import atomic_files, lease
 lease.BEAT, lease.DOUBT, lease.WATCH, lease.STALE = 0.1, 1.0, 1.5, 2.0
 folder = Path(sys.argv[1])
 with lease.take(folder):
     for count in range(10**9):
         try:
-            with files.replacing(folder / "mark") as path:
+            with atomic_files.replacing(folder / "mark") as path:
                 path.write_text(str(count))
         except lease.LeaseLost:
             print("lost", lease.take(folder), flush=True)

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncsn_lightning import NCSN, BlockCallback, StreamingDataModule, jobs, load_run
-from ncsn_lightning.configuration import Refusal
+from ncsn_lightning import NCSN, BlockCallback, StreamingDataModule, load_run
+from ncsn_lightning.config.plain import Refusal
+from ncsn_lightning.runs import lifecycle
 
 PAGE = (Path(__file__).parents[1] / "docs/lightning.md").read_text()
 LEAN = ["~callbacks.figures", "data.steps_per_epoch=30", "trainer.log_every_n_steps=10", "trainer.max_steps=60"]
 
 
 def fit(configure, *overrides, folder="run"):
-    job = jobs.build(configure(*LEAN, *overrides, folder=folder), overrides=[*overrides])
-    jobs.fit(job)
+    job = lifecycle.build(configure(*LEAN, *overrides, folder=folder), overrides=[*overrides])
+    lifecycle.fit(job)
     return job
 
 
@@ -179,8 +180,8 @@ def as_torch_was():
 @pytest.mark.parametrize(("overrides", "holds"), WORKS.values(), ids=WORKS)
 def test_a_flag_of_lightnings_finishes_a_run_and_means_what_it_does(overrides, holds, configure, tmp_path):
     notes = Notes()
-    job = jobs.build(configure(*LEAN, *overrides), overrides=overrides, callbacks=[notes])
-    jobs.fit(job)
+    job = lifecycle.build(configure(*LEAN, *overrides), overrides=overrides, callbacks=[notes])
+    lifecycle.fit(job)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["steps"] == job.trainer.global_step > 0
@@ -216,9 +217,9 @@ def test_accumulation_takes_the_streams_next_batches_and_counts_optimiser_steps(
                 seen.append(batch.x_noisy[0, 0, 0].item())
             return batch
 
-    job = jobs.build(configure(*LEAN, "+trainer.accumulate_grad_batches=2"), overrides=[])
+    job = lifecycle.build(configure(*LEAN, "+trainer.accumulate_grad_batches=2"), overrides=[])
     job.data.__class__ = Watching
-    jobs.fit(job)
+    lifecycle.fit(job)
     assert job.trainer.global_step == 60
     assert len(seen) == 120
     assert seen == [batch.x_noisy[0, 0, 0].item() for batch in job.data.train_dataloader().stream.batches(0, 120)]
@@ -235,9 +236,9 @@ def test_overfitting_repeats_the_first_batches(configure):
         def on_train_batch_start(self, batch, batch_idx):
             seen.append(batch.x_noisy[0, 0, 0].item())
 
-    job = jobs.build(configure(*LEAN, "+trainer.overfit_batches=3", "trainer.max_steps=9"), overrides=[])
+    job = lifecycle.build(configure(*LEAN, "+trainer.overfit_batches=3", "trainer.max_steps=9"), overrides=[])
     job.module.__class__ = Watching
-    jobs.fit(job)
+    lifecycle.fit(job)
     assert seen == seen[:3] * 3
     assert len(set(seen)) == 3
 
@@ -260,7 +261,7 @@ REFUSED = [
 @pytest.mark.parametrize(("key", "value", "words"), REFUSED)
 def test_a_flag_without_a_meaning_here_is_refused_in_one_line(key, value, words, configure, tmp_path):
     with pytest.raises(Refusal) as refusal:
-        jobs.build(configure(*LEAN, f"++trainer.{key}={value}"), overrides=[])
+        lifecycle.build(configure(*LEAN, f"++trainer.{key}={value}"), overrides=[])
     (line,) = str(refusal.value).splitlines()
     assert line.lower().startswith(f"trainer.{key}={value}: ".lower())
     assert words in line
@@ -282,7 +283,7 @@ def test_each_part_can_be_left_out_alone(part, configure, tmp_path, caplog):
         config = configure(*few, *([] if part == "~callbacks" else [part]))
         if part == "~callbacks":
             config["callbacks"] = None
-        jobs.fit(jobs.build(config, overrides=[]))
+        lifecycle.fit(lifecycle.build(config, overrides=[]))
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "finished"
     if part == "~callbacks.score_error":
         assert caplog.text.count("the callback score_error is left out") == 2
@@ -340,8 +341,8 @@ def test_a_module_of_ones_own_trains_on_the_stream_and_is_read_again(loop, name,
     few = [override for override in LEAN if override != "~callbacks.figures"]
     overrides = [*few, f"module._target_=own.{name}", "+module.width=8", f"loop={loop}"]
     with caplog.at_level(logging.INFO):
-        job = jobs.build(configure(*overrides), overrides=overrides)
-        jobs.fit(job)
+        job = lifecycle.build(configure(*overrides), overrides=overrides)
+        lifecycle.fit(job)
     dropped = "score, weighting, ema_decay, warmup_steps, decay, total_steps"
     assert f"left out, for the constructor of own.{name} does not name them: {dropped}" in caplog.text
     assert f"{loop} loop" in caplog.text
@@ -386,13 +387,13 @@ def test_the_loops_train_a_module_of_ones_own_alike(own, configure):
 )
 def test_a_module_that_cannot_serve_is_refused_in_one_line(overrides, words, own, configure):
     with pytest.raises(Refusal) as refusal:
-        jobs.build(configure(*LEAN, *overrides), overrides=overrides)
+        lifecycle.build(configure(*LEAN, *overrides), overrides=overrides)
     (line,) = str(refusal.value).splitlines()
     assert words in line
 
 
 def test_a_module_that_takes_everything_gets_everything(own, configure):
-    job = jobs.build(configure(*LEAN, "module._target_=own.Everything"), overrides=[])
+    job = lifecycle.build(configure(*LEAN, "module._target_=own.Everything"), overrides=[])
     assert job.module.arguments == [
         *("decay", "ema_decay", "optimizer", "score", "total_steps", "warmup_steps", "weighting"),
     ]
@@ -404,12 +405,12 @@ def test_parts_made_with_the_other_lightning_are_refused_by_its_name(importable,
     )
     for override in ("+callbacks.mine._target_=elder.Mine", "module._target_=elder.Module"):
         with pytest.raises(Refusal, match="import lightning in place of pytorch_lightning"):
-            jobs.build(configure(*LEAN, override), overrides=[])
+            lifecycle.build(configure(*LEAN, override), overrides=[])
 
 
 def test_defaults_in_python_are_those_of_the_configuration(configure):
     from ncsn_lightning import Checkerboard, Geometric, LogUniform, Raw, SigmaPower
-    from ncsn_lightning.configuration import composed
+    from ncsn_lightning.config.plain import composed
 
     config = composed(folder="nowhere")
     target = Checkerboard()
@@ -417,7 +418,7 @@ def test_defaults_in_python_are_those_of_the_configuration(configure):
     data = StreamingDataModule(distribution=target, levels=levels)
     for key in ("batch_size", "steps_per_epoch", "validation_size", "train_size"):
         assert getattr(data, key) == config["data"][key]
-    network = jobs.Builder(composed("experiment=primer", folder="nowhere")).build("network")
+    network = lifecycle.Builder(composed("experiment=primer", folder="nowhere")).build("network")
     module = NCSN(score=Raw(network=network))
     for key in ("warmup_steps", "decay", "total_steps"):
         assert getattr(module, key) == config["module"][key]

@@ -10,7 +10,7 @@ import pytest
 import wandb
 from processes import finish, start
 
-from ncsn_lightning import jobs
+from ncsn_lightning.runs import lifecycle
 
 LEET = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json"]
 
@@ -163,7 +163,7 @@ def test_all_that_wandb_writes_lies_in_one_folder_of_the_run(offline):
 
 UNREACHABLE = """
 import logging, sys, time
-from ncsn_lightning import loggers
+from ncsn_lightning.training import loggers
 
 logging.basicConfig(stream=sys.stdout, level=logging.INFO)
 loggers.CONNECT_SECONDS = 3
@@ -203,8 +203,8 @@ def test_an_unreachable_server_is_given_up_soon(inherited, service, tmp_path):
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
 def test_other_loggers_get_metrics_and_pictures(kind, configure, tmp_path):
     pytest.importorskip({"tensorboard": "tensorboard", "mlflow": "mlflow"}[kind])
-    job = jobs.build(configure(f"logger={kind}", f"paths.root={tmp_path}"), overrides=[])
-    jobs.fit(job)
+    job = lifecycle.build(configure(f"logger={kind}", f"paths.root={tmp_path}"), overrides=[])
+    lifecycle.fit(job)
     assert (tmp_path / "run/metrics.csv").stat().st_size > 0
     if kind == "tensorboard":
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -9,17 +9,18 @@ import torch
 from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.loops.optimization.automatic import Closure
 
-from ncsn_lightning import NCSN, BlockCallback, FastLoop, jobs
-from ncsn_lightning.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint
-from ncsn_lightning.configuration import Refusal
-from ncsn_lightning.loops import asking
+from ncsn_lightning import NCSN, BlockCallback, FastLoop
+from ncsn_lightning.config.plain import Refusal
+from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.training.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint
+from ncsn_lightning.training.loops import asking
 
 LEAN = ["~callbacks.figures", "data.steps_per_epoch=30", "trainer.log_every_n_steps=10", "trainer.max_steps=70"]
 
 
 def fit(configure, *overrides, folder="run", callbacks=()):
-    job = jobs.build(configure(*LEAN, *overrides, folder=folder), overrides=[], callbacks=callbacks)
-    jobs.fit(job)
+    job = lifecycle.build(configure(*LEAN, *overrides, folder=folder), overrides=[], callbacks=callbacks)
+    lifecycle.fit(job)
     return job
 
 
@@ -91,9 +92,9 @@ def test_a_run_is_resumed_in_the_other_loop(loops, configure, tmp_path):
     fit(configure, "weighting=learned", folder="a")
     with pytest.raises(InterruptedError):
         fit(configure, "weighting=learned", f"loop={loops[0]}", folder="b", callbacks=[Stop()])
-    job = jobs.build(configure(*LEAN, "weighting=learned", f"loop={loops[1]}", folder="b"), overrides=[])
+    job = lifecycle.build(configure(*LEAN, "weighting=learned", f"loop={loops[1]}", folder="b"), overrides=[])
     with pytest.warns(UserWarning, match="Checkpoint directory .* exists"):
-        jobs.fit(job, checkpoint=latest_checkpoint(tmp_path / "b")[0])
+        lifecycle.fit(job, checkpoint=latest_checkpoint(tmp_path / "b")[0])
     ends = [tmp_path / name / "checkpoints/last.ckpt" for name in "ab"]
     assert_same_checkpoint(*ends, parts=("state_dict", "optimizer_states", "lr_schedulers", "global_step"))
     assert logged(tmp_path / "a") == logged(tmp_path / "b")
@@ -163,7 +164,7 @@ def test_a_hook_that_cannot_be_inspected_counts_as_overridden(configure):
     calls = []
     fit(configure, callbacks=[theirs.LambdaCallback(on_train_batch_end=lambda *_: calls.append(1))])
     assert len(calls) == 70
-    job = jobs.build(configure(*LEAN), overrides=[], callbacks=[theirs.LambdaCallback(on_train_batch_end=print)])
+    job = lifecycle.build(configure(*LEAN), overrides=[], callbacks=[theirs.LambdaCallback(on_train_batch_end=print)])
     assert [*asking(job.trainer, job.module)] == ["LambdaCallback.on_train_batch_end"]
 
 
@@ -181,7 +182,7 @@ ASKING = {
 def test_forcing_the_fast_loop_or_compiling_beside_what_asks_is_refused(words, overrides, configure):
     for forced, said in (("loop=fast", "loop=fast: the fast loop would leave out"), ("compile=true", "compile=true: ")):
         with pytest.raises(Refusal) as refusal:
-            jobs.build(configure(*LEAN, *overrides, forced), overrides=[])
+            lifecycle.build(configure(*LEAN, *overrides, forced), overrides=[])
         (line,) = str(refusal.value).splitlines()
         assert line.startswith(said)
         assert words in line
@@ -189,7 +190,7 @@ def test_forcing_the_fast_loop_or_compiling_beside_what_asks_is_refused(words, o
 
 def test_compiling_in_the_standard_loop_is_refused(configure):
     with pytest.raises(Refusal, match=r"^compile=true: only the fast loop compiles, and loop=standard asks"):
-        jobs.build(configure(*LEAN, "compile=true", "loop=standard"), overrides=[])
+        lifecycle.build(configure(*LEAN, "compile=true", "loop=standard"), overrides=[])
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_compiling_in_the_standard_loop_is_refused(configure):
     ],
 )
 def test_a_hook_of_the_module_asks_for_every_step(hook, configure):
-    job = jobs.build(configure(*LEAN), overrides=[])
+    job = lifecycle.build(configure(*LEAN), overrides=[])
     base = getattr(NCSN, hook)
     module = type("Mine", (NCSN,), {hook: lambda self, *args, **named: base(self, *args, **named)})
     job.module.__class__ = module
@@ -260,8 +261,8 @@ def test_the_throughput_is_of_all_steps(configure):
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
 def test_a_fast_loop_serves_a_second_training_as_it_is_asked(configure, caplog):
-    job = jobs.build(configure(*LEAN, "trainer.max_steps=20"), overrides=[])
-    jobs.fit(job)
+    job = lifecycle.build(configure(*LEAN, "trainer.max_steps=20"), overrides=[])
+    lifecycle.fit(job)
     fast = next(callback for callback in job.trainer.callbacks if isinstance(callback, FastLoop))
     fast.loop = "standard"
     job.trainer.fit_loop.epoch_loop.max_steps = 40
@@ -343,11 +344,11 @@ def test_a_run_that_an_error_ended_goes_on_with_the_batch_that_it_did_not_take(l
     saves = theirs.OnExceptionCheckpoint(tmp_path, "error")
     common = [*LEAN, "module._target_=failing.Failing", f"loop={loop}"]
     with pytest.raises(InterruptedError):
-        jobs.fit(jobs.build(configure(*common, folder="cut"), overrides=[], callbacks=[saves]))
+        lifecycle.fit(lifecycle.build(configure(*common, folder="cut"), overrides=[], callbacks=[saves]))
     failing.Failing.at = -1
-    job = jobs.build(configure(*common, folder="cut"), overrides=[])
+    job = lifecycle.build(configure(*common, folder="cut"), overrides=[])
     checkpoint = Checkpoint(tmp_path / "error.ckpt", read_checkpoint(tmp_path / "error.ckpt"))
-    jobs.fit(job, checkpoint=checkpoint)
+    lifecycle.fit(job, checkpoint=checkpoint)
     ends, whole = job.module.state_dict(), undisturbed.module.state_dict()
     assert [name for name in whole if not torch.equal(whole[name], ends[name])] == []
 

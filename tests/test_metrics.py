@@ -30,8 +30,8 @@ from ncsn_lightning import (
     within_modes,
 )
 from ncsn_lightning.distributions import Modes
-from ncsn_lightning.likelihood import Estimate
 from ncsn_lightning.metrics import kernels, median_distance
+from ncsn_lightning.metrics.likelihood import Estimate
 from ncsn_lightning.metrics.regions import cell_masses, grid_of
 
 RANGE = {"sigma_min": 0.05, "sigma_max": 5.0, "num_levels": 4, "num_points": 4096}

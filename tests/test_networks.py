@@ -17,7 +17,7 @@ from ncsn_lightning import (
     SinusoidalEmbedding,
     Unconditional,
 )
-from ncsn_lightning.scores import ROWS
+from ncsn_lightning.models.scores import ROWS
 
 SCORES = [Raw, Scaled, Unconditional, Preconditioned, Energy]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ncsn_lightning import Checkerboard, Denoising, Exact, SigmaPower, StableTarget, TwoGaussians
-from ncsn_lightning.objectives import squared_error
+from ncsn_lightning.objectives.regression_targets import squared_error
 
 TARGET = TwoGaussians()
 SIGMAS = torch.tensor([0.01, 0.1, 1.0, 10.0])

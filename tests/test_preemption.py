@@ -16,9 +16,10 @@ import lightning as L
 import pytest
 from processes import assert_same_end, finish, fresh, start, wait_for
 
-from ncsn_lightning import BlockCallback, jobs
-from ncsn_lightning.checkpoints import read_checkpoint
-from ncsn_lightning.signals import SIGNALS, WARNINGS, Preempted, Stopped, asked, listening, note, training
+from ncsn_lightning import BlockCallback
+from ncsn_lightning.core.signals import SIGNALS, WARNINGS, Preempted, Stopped, asked, listening, note, training
+from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.training.checkpoints import read_checkpoint
 
 BLOCKS = ["block_size=20", "~callbacks.figures", "weighting=learned"]
 ENDS_OF_A_PROCESS = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM]
@@ -57,10 +58,10 @@ def train(configure, tmp_path):
     """Train a small run here, asked to stop in one of its blocks or not at all; its folder."""
 
     def run(folder, *asking):
-        job = jobs.build(configure(*BLOCKS, folder=folder), overrides=[])
+        job = lifecycle.build(configure(*BLOCKS, folder=folder), overrides=[])
         if asking:
             job.trainer.callbacks.append(Ask(*asking))  # after the one that looks before a block begins
-        jobs.fit(job)
+        lifecycle.fit(job)
         return tmp_path / folder
 
     return run
@@ -76,7 +77,7 @@ def test_asked_in_any_block(signum, train, tmp_path):
             train(folder.name, first, signum)
         assert read_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == end
         assert (summary(folder)["status"], summary(folder)["steps"]) == ("preempted", end)
-        jobs.resume(folder)
+        lifecycle.resume(folder)
         assert_same_end(folder, undisturbed)
     assert handlers() == before
 
@@ -162,22 +163,22 @@ class AskAtTheEnd(L.Callback):
 
 @pytest.mark.parametrize("signum", ENDS_OF_A_PROCESS)
 def test_after_the_training_a_signal_abandons_what_can_be_done_again(signum, configure):
-    job = jobs.build(configure(), overrides=[])
+    job = lifecycle.build(configure(), overrides=[])
     job.trainer.callbacks.insert(0, AskAtTheEnd(signum))
     with pytest.raises(Stopped):
-        jobs.fit(job)
+        lifecycle.fit(job)
     folder = Path(job.record.config["paths"]["folder"])
     assert (summary(folder)["status"], summary(folder)["steps"]) == ("preempted", 100)
     assert not (folder / "samples.npz").exists()
-    jobs.resume(folder)
+    lifecycle.resume(folder)
     assert summary(folder)["status"] == "finished"
     assert (folder / "samples.npz").exists()
 
 
 def test_a_warning_that_comes_too_late_changes_nothing(configure):
-    job = jobs.build(configure("~callbacks.figures"), overrides=[])
+    job = lifecycle.build(configure("~callbacks.figures"), overrides=[])
     job.trainer.callbacks.insert(0, AskAtTheEnd(signal.SIGUSR2))
-    jobs.fit(job)
+    lifecycle.fit(job)
     assert summary(Path(job.record.config["paths"]["folder"]))["status"] == "finished"
 
 
@@ -197,7 +198,7 @@ def test_the_last_of_the_signals_counts_and_is_forgotten_in_the_end():
 def test_a_trainer_without_a_job_gives_the_signals_back_and_forgets_them(signum, configure):
     before = handlers()
     for folder, asking in (("first", [50, signum]), ("second", [])):
-        job = jobs.build(configure(*BLOCKS, "~callbacks.learning_rate", folder=folder), overrides=[])
+        job = lifecycle.build(configure(*BLOCKS, "~callbacks.learning_rate", folder=folder), overrides=[])
         if asking:
             job.trainer.callbacks.append(Ask(*asking))
         with pytest.raises(Preempted) if asking else nullcontext():
@@ -273,6 +274,6 @@ def test_a_requeue_that_slurm_refuses_is_said(tmp_path, monkeypatch, caplog):
 
 
 def test_the_flag_needs_no_torch():
-    code = "import sys, ncsn_lightning.signals; print('torch' in sys.modules, 'lightning' in sys.modules)"
+    code = "import sys, ncsn_lightning.core.signals; print('torch' in sys.modules, 'lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

@@ -7,7 +7,7 @@ import torch
 from processes import finish, start
 
 from ncsn_lightning import Denoising, Geometric, LogUniform, StableTarget, TwoGaussians
-from ncsn_lightning.data import Batch, Stream
+from ncsn_lightning.training.data import Batch, Stream
 
 RECIPE = [
     "trainer=ddp",

@@ -18,7 +18,7 @@ from ncsn_lightning import (
     StreamingDataModule,
     TwoGaussians,
 )
-from ncsn_lightning.data import Stream, training_set
+from ncsn_lightning.training.data import Stream, training_set
 
 ROOT = Path(__file__).parents[1]
 TINY = [

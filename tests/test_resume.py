@@ -8,8 +8,8 @@ import pytest
 import torch
 from processes import SCRIPTS, Script, assert_same_end, finish, fresh, kill, start, wait_for
 
-from ncsn_lightning.checkpoints import latest_checkpoint, read_checkpoint
-from ncsn_lightning.files import replacing
+from ncsn_lightning.core.atomic_files import replacing
+from ncsn_lightning.training.checkpoints import latest_checkpoint, read_checkpoint
 
 DAWDLE = """
 # Runs a script whose fourth checkpoint takes two seconds to write; a marker tells when it is half-way.

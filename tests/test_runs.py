@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ncsn_lightning import jobs, load_run, results
-from ncsn_lightning.checkpoints import AtomicCheckpointIO
+from ncsn_lightning import load_run
+from ncsn_lightning.runs import lifecycle
 from ncsn_lightning.samplers import AnnealedLangevin
+from ncsn_lightning.training.checkpoints import AtomicCheckpointIO
 
 LEAN = ["~callbacks.figures"]
 
@@ -19,8 +20,8 @@ def train(configure):
     """Train a small network and return its job."""
 
     def fit(*overrides, files=None):
-        job = jobs.build(configure(*LEAN, *overrides), overrides=[], files=files)
-        jobs.fit(job)
+        job = lifecycle.build(configure(*LEAN, *overrides), overrides=[], files=files)
+        lifecycle.fit(job)
         return job
 
     return fit
@@ -74,7 +75,7 @@ def test_the_users_points_travel_in_the_checkpoint(train, tmp_path):
     run = load_run(tmp_path / "run")
     x = torch.randn(20, 2)
     assert torch.equal(run.distribution.score(x, 0.1), job.builder.build("distribution").score(x, 0.1))
-    assert jobs.resume(tmp_path / "run") == pytest.approx(job.record.results(job.trainer)["score_error"])
+    assert lifecycle.resume(tmp_path / "run") == pytest.approx(job.record.results(job.trainer)["score_error"])
 
 
 def test_a_run_of_ones_own_classes_is_read_by_whoever_trusts_them(train, importable):
@@ -96,7 +97,7 @@ def test_weights_of_data_that_were_not_centred_are_refused(train, tmp_path):
     with pytest.raises(ValueError, match=r"run=.*: trained by an earlier version, .* train it again"):
         load_run(tmp_path / "run")
     with pytest.raises(ValueError, match=r"\.ckpt: trained by an earlier version"):
-        jobs.resume(tmp_path / "run")
+        lifecycle.resume(tmp_path / "run")
 
 
 def test_an_unknown_path_is_refused(tmp_path):
@@ -118,7 +119,7 @@ def test_a_revision_is_dirty_by_more_than_its_pages(tmp_path, monkeypatch):
         names = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *names, *command], check=True, capture_output=True)
 
-    page, code = tmp_path / "docs" / "results.md", tmp_path / "package" / "results.py"
+    page, code = tmp_path / "docs" / "summary.md", tmp_path / "package" / "results.py"
     for path in (page, code, tmp_path / "pyproject.toml"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("one\n")
@@ -126,9 +127,9 @@ def test_a_revision_is_dirty_by_more_than_its_pages(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-m", "one")
     monkeypatch.setattr(results, "__file__", str(code))
-    clean = results.revision()
+    clean = summary.revision()
     assert re.fullmatch(r"[0-9a-f]{12}", clean)
     page.write_text("two\n")
-    assert results.revision() == clean
+    assert summary.revision() == clean
     code.write_text("two\n")
-    assert results.revision() == f"{clean}-dirty"
+    assert summary.revision() == f"{clean}-dirty"

@@ -29,7 +29,7 @@ from ncsn_lightning import (
     TwoGaussians,
     UnderdampedLangevin,
 )
-from ncsn_lightning.networks import MLP, SinusoidalEmbedding
+from ncsn_lightning.models.networks import MLP, SinusoidalEmbedding
 
 
 def gaussian_score(variance):

@@ -29,8 +29,8 @@ from ncsn_lightning import (
     StochasticHeun,
     UnderdampedLangevin,
 )
-from ncsn_lightning.closed_form import Gaussian, affine_map, errors, sample_moments, smoothed, wasserstein
 from ncsn_lightning.samplers import NotSolvedError
+from ncsn_lightning.samplers.closed_form import Gaussian, affine_map, errors, sample_moments, smoothed, wasserstein
 
 EYE = torch.eye(2, dtype=torch.float64)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from ncsn_lightning import MLP, AnnealedLangevin, Checkerboard, Denoising, SigmaPower, SinusoidalEmbedding, TwoGaussians
-from ncsn_lightning.objectives import squared_error
+from ncsn_lightning.objectives.regression_targets import squared_error
 
 CHECKS_ITSELF = "Points.__init__"  # refuses the user's tensor in a line of its own
 

@@ -5,17 +5,18 @@ import itertools
 import pytest
 import torch
 
-from ncsn_lightning import BlockCallback, Denoising, jobs
-from ncsn_lightning.adam import FlatAdam, FlatAdamW, FlatParameter
-from ncsn_lightning.checkpoints import latest_checkpoint
-from ncsn_lightning.data import Stream
-from ncsn_lightning.training import LearningRate
+from ncsn_lightning import BlockCallback, Denoising
+from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.training.average_and_rate import LearningRate
+from ncsn_lightning.training.checkpoints import latest_checkpoint
+from ncsn_lightning.training.data import Stream
+from ncsn_lightning.training.flat_adam import FlatAdam, FlatAdamW, FlatParameter
 
 
 def fit(config):
     """Train and return the module and its checkpoint's numbers."""
-    job = jobs.build(config, overrides=[])
-    jobs.fit(job)
+    job = lifecycle.build(config, overrides=[])
+    lifecycle.fit(job)
     return job
 
 
@@ -72,7 +73,7 @@ def test_steps_mean_optimiser_steps_everywhere(configure, tmp_path):
 def test_the_step_is_adam_on_the_denoising_loss(configure):
     """Against the same steps written out with plain PyTorch."""
     config = configure("experiment=primer", "trainer.max_steps=60", *PLAIN)
-    job = jobs.build(config, overrides=[])
+    job = lifecycle.build(config, overrides=[])
     model = job.module.model
     reference = type(model)(network=type(model.network)(embedding=model.network.embed[0], hidden_dims=[16, 16]))
     reference.load_state_dict(model.state_dict())
@@ -83,7 +84,7 @@ def test_the_step_is_adam_on_the_denoising_loss(configure):
         optimizer.zero_grad()
         (sigma**2 * error).mean().backward()
         optimizer.step()
-    jobs.fit(job)
+    lifecycle.fit(job)
     for name, weight in reference.state_dict().items():
         torch.testing.assert_close(job.module.model.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
 
@@ -169,7 +170,7 @@ def test_flat_memory_follows_its_parameters_wherever_they_go():
 
 
 def test_the_average_follows_its_recursion(configure, monkeypatch):
-    job = jobs.build(configure(*PLAIN, "module.ema_decay=0.9", "trainer.max_steps=50"), overrides=[])
+    job = lifecycle.build(configure(*PLAIN, "module.ema_decay=0.9", "trainer.max_steps=50"), overrides=[])
     model, average = job.module.model, job.module.average
     expected = {name: p.detach().clone() for name, p in model.named_parameters()}
     steps, follow = itertools.count(), type(average).follow
@@ -185,7 +186,7 @@ def test_the_average_follows_its_recursion(configure, monkeypatch):
             expected[name] += (1 - decay) * (p.detach() - expected[name])
 
     monkeypatch.setattr(type(average), "follow", spy)
-    jobs.fit(job)
+    lifecycle.fit(job)
     assert next(steps) == 50
     for name, p in average.model.named_parameters():
         torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-6)
@@ -261,11 +262,11 @@ class Interruption(BlockCallback):
 def test_a_compiled_training_is_bit_identical_in_any_blocks_and_resumed(configure, tmp_path):
     cut = [*COMPILED, "trainer.max_steps=60", "data.steps_per_epoch=20", "trainer.log_every_n_steps=20"]
     undisturbed, *others = (fit(configure(*cut, f"block_size={size}", folder=f"b{size}")) for size in (50, 1, 7))
-    job = jobs.build(configure(*cut, folder="stopped"), overrides=[])
+    job = lifecycle.build(configure(*cut, folder="stopped"), overrides=[])
     job.trainer.callbacks.insert(0, Interruption(20))
     with pytest.raises(InterruptedError):
-        jobs.fit(job)
-    resumed = jobs.build(configure(*cut, folder="stopped"), overrides=[])
-    jobs.fit(resumed, checkpoint=latest_checkpoint(tmp_path / "stopped")[0])
+        lifecycle.fit(job)
+    resumed = lifecycle.build(configure(*cut, folder="stopped"), overrides=[])
+    lifecycle.fit(resumed, checkpoint=latest_checkpoint(tmp_path / "stopped")[0])
     for job in (*others, resumed):
         assert_same(tensors(undisturbed), tensors(job))

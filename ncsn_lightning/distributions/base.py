@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from ..arguments import described
-from ..randomness import keyed_generator
+from ..core.randomness import keyed_generator
+from ..core.validation import described
 
 ROUNDING = 1e-12
 """Of the data's deviation: a mean nearer to the origin is 0 but for rounding."""

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..arguments import Positive, strict
+from ..core.validation import Positive, strict
 from .base import Distribution
 
 CELLS = ((-2, 0), (-1, 1))  # even and odd columns

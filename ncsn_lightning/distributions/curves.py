@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..arguments import Finite, NonNegative, Positive, strict
+from ..core.validation import Finite, NonNegative, Positive, strict
 from .mixture import GaussianMixture, isotropic
 from .quadrature import Function, Rule, Values, graded_rule
 

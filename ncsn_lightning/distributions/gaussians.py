@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from pydantic import Field
 from torch import Tensor
 
-from ..arguments import Finite, NonNegative, Positive, strict
+from ..core.validation import Finite, NonNegative, Positive, strict
 from .mixture import GaussianMixture, Modes, isotropic
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]

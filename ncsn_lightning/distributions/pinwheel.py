@@ -17,7 +17,7 @@ import math
 
 import torch
 
-from ..arguments import Count, Finite, Positive, strict
+from ..core.validation import Count, Finite, Positive, strict
 from .mixture import GaussianMixture
 from .quadrature import PEAK_STEP, Values, spaced_rule
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from ..arguments import Index, Positive, strict
+from ..core.validation import Index, Positive, strict
 from . import bandwidth as bandwidth_rules
 from .base import Distribution
 from .kernels import kernel_density

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
-from ..arguments import Count, Positive, strict
+from ..core.validation import Count, Positive, strict
 from .base import Distribution
 
 TINY = 1e-20  # data units squared: keeps the radius differentiable at the origin

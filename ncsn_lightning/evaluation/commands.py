@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from .. import plotting
-from ..building import Builder
-from ..files import replacing
-from ..likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
-from ..metrics import SampleTest, ScoreShares, ScoreSplit, ScoreTest, by_level, curl
-from ..runs import Run
-from ..scores import Score
-from ..stages import Stages, on_terminal, tracked
-from .chains import Chains, Share, shares
-from .question import Question, score_of
+from ..config.build import Builder
+from ..config.plain import value_at
+from ..core.atomic_files import replacing
+from ..core.progress_bars import Stages, on_terminal, tracked
+from ..metrics.likelihood import CrossEntropy, Estimate, Likelihood, cross_entropy
+from ..metrics.samples import SampleTest
+from ..metrics.score_error import ScoreTest, by_level, curl
+from ..metrics.split import ScoreShares, ScoreSplit
+from ..models.scores import Score
+from ..runs.load import Run
+from .request import Question, score_of
 from .tables import show
+from .walks import Chains, Share, shares
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +187,7 @@ def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     ends = {end: config[end] if config[end] is not None else own[end] for end in _ENDS}
     levels = config["num_levels"] if config["num_levels"] is not None else own["num_levels"]
     if isinstance(samples := config["evaluation"].get("samples"), dict):
-        sigma = OmegaConf.select(OmegaConf.create(run.config), "evaluation.samples.sigma", default=0.0)
+        sigma = value_at(run.config, "evaluation.samples.sigma", default=0.0)
         samples["sigma"] = sigma if samples["sigma"] is None else samples["sigma"]
     arguments = {name: f"${{{name}}}" for name in ("distribution", "num_levels", *ends)}
     points = {name: own[name] for name in ("num_points", "seed")}

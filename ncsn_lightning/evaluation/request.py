@@ -1,60 +1,131 @@
-"""What is wrong with a command line that samples or measures, as far as torch is not needed to see it."""
+"""What a command line asks of a trained run; every wrong value is said at once, before anything is drawn."""
 
 from __future__ import annotations
 
-import os
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ..configuration import Refusal
+from ..config.build import Builder
+from ..config.plain import config_hash, packages, value_at
+from ..models.scores import ExactScore, Score
+from ..objectives.regression_targets import Exact
+from ..plotting import Format
+from ..runs.load import Run, load_run, take_threads
+from ..samplers.base import Sampler
+from ..schedules import Schedule
+from ..training.module import HasScore
+from .walks import Chains
 
-SAMPLE: dict[str, Any] = {"counts": ("n",), "suffixes": (".npz", ".csv"), "needs_out": True}
-EVALUATE: dict[str, Any] = {"counts": ("n", "num_seeds", "num_levels"), "suffixes": (".json",), "needs_out": False}
-"""Of each command: its keys that are whole numbers of at least 1, the endings of its file, whether it needs one."""
-
-OPTIONAL = ("num_levels",)
-"""Counts of which the run has its own."""
+RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer", "data", "module", "trainer")
+"""What of a configuration decides how well a network can learn its targets."""
 
 
-def check(config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...], needs_out: bool) -> None:
-    """Raise Refusal for a run that is not there, a file that cannot be written, and counts that are none.
+class Question:
+    """A run and how it is to be sampled, as the command line has it; every wrong value is said at once.
+
+    Target, score and chains are about the target's mean.
 
     Args:
-        config: the plain configuration of the command.
-        counts, suffixes, needs_out: see above.
+        config: the plain configuration of the command, checked by `request.check`.
+
+    Raises:
+        Refusal: naming every wrong value, a line each.
     """
-    lines = []
-    for name, least in (*((name, 1) for name in (*counts, "threads")), ("seed", 0)):
-        value = config[name]
-        if value is None and name in OPTIONAL:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            lines.append(f"{name}={value!r}: give a whole number of at least {least}")
-    out = config["out"]
-    if (out is not None or needs_out) and (line := _not_writable(Path(str(out)).expanduser(), suffixes)):
-        lines.append(line)
-    lines += [line for key in ("run", "ceiling") if (line := _missing_run(key, config.get(key)))]
-    if lines:
-        raise Refusal("\n".join(lines))
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.builder = builder = Builder(config)
+        take_threads(config["threads"])
+        self.n, self.seed = config["n"], config["seed"]
+        self.out = Path(config["out"]).expanduser() if config["out"] is not None else None
+        self.formats = _formats(builder)
+        run = self._run("run", config)
+        if run is not None:
+            self.schedule: Schedule = self._schedule(run)
+        builder.check()
+        assert run is not None
+        self.run: Run = run
+        self.target = run.distribution.centred()
+        self.sampler: Sampler = self._sampler()
+        builder.check()
+        self.exact = ExactScore(self.target)
+        self.score: Score = self.exact if self._asks_for_the_truth(config) else score_of(run)
+        builder.attempt("sampler: ", lambda: self.sampler.check_score(self.score))
+        self.ceiling = self._ceiling(config) if config.get("ceiling") is not None else None
+        builder.check()
+
+    def _run(self, key: str, config: dict[str, Any]) -> Run | None:
+        path = self.builder.build(key, str)
+        if not isinstance(path, str):
+            return None
+        try:
+            return load_run(path, trust=packages(config["trust"]), threads=None)
+        except (ValueError, FileNotFoundError) as error:
+            for line in str(error).splitlines():
+                self.builder.refuse(line.replace("run=", f"{key}=", 1))
+            return None
+
+    def _ceiling(self, config: dict[str, Any]) -> Run | None:
+        """The same recipe trained on exact targets, which tells capacity from the noise of the targets."""
+        ceiling = self._run("ceiling", config)
+        if ceiling is None:
+            return None
+        others = [
+            key for key in RECIPE if config_hash({key: self.run.config[key]}) != config_hash({key: ceiling.config[key]})
+        ]
+        if ceiling.config["objective"]["_target_"] != f"{Exact.__module__}.Exact":
+            others.append("objective")
+        if others:
+            self.builder.refuse(
+                f"ceiling={config['ceiling']}: its {', '.join(others)} is another; give the run's own recipe, trained "
+                "with objective=exact"
+            )
+        return ceiling
+
+    def _schedule(self, run: Run) -> Any:
+        """The ladder that the command line names, between the ends of the run's own where it leaves them `auto`."""
+        node = self.builder.config.get("schedule")
+        if node is None:
+            return run.schedule
+        for end, sigma in run.schedule.ends.items():
+            if node.get(end) == "auto":
+                node[end] = sigma
+        return self.builder.build("schedule", Schedule)
+
+    def _sampler(self) -> Any:
+        """The one that the command line names, else the run's own."""
+        named = self.builder.config.get("sampler") is not None
+        sampler = self.builder.build("sampler", Sampler) if named else self.run.sampler
+        if isinstance(sampler, Sampler):
+            self.builder.attempt("sampler.", lambda: sampler.check(self.schedule.sigmas))
+            self.builder.attempt("sampler.", lambda: sampler.check_target(self.target, self.schedule.sigmas))
+        return sampler
+
+    def _asks_for_the_truth(self, config: dict[str, Any]) -> bool:
+        """Whether the exact score takes the network's place; any other score would have to be trained."""
+        name = (config.get("score") or {}).get("_target_")
+        if name not in (None, f"{ExactScore.__module__}.ExactScore"):
+            self.builder.refuse(f"score={name}: a run has its own network; choose exact, or leave it out")
+        return name is not None
+
+    @cached_property
+    def chains(self) -> Chains:
+        """Those of the question's sampler on its ladder."""
+        return Chains(self.sampler, self.target, self.schedule, n=self.n)
 
 
-def _missing_run(key: str, path: Any) -> str:
-    if path == "???":
-        return f"{key}: missing; give {key}=…"
-    if not isinstance(path, str):  # None, or what the builder has more to say about
-        return ""
-    place = Path(path).expanduser()
-    if not place.exists():
-        return f"{key}={path}: no such file; give a run's folder or one of its checkpoints/*.ckpt"
-    if place.is_dir() and (place / "sweep.json").is_file():
-        return f"{key}={path}: a sweep; give the folder of one of its jobs"
-    return ""
+def score_of(run: Run) -> Score:
+    """The run's score as it was trained, of points about the target's mean."""
+    assert isinstance(run.module, HasScore)
+    return run.module.score
 
 
-def _not_writable(out: Path, suffixes: tuple[str, ...]) -> str:
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.suffix not in suffixes:
-        return f"out={out}: give a name that ends in {' or '.join(suffixes)}"
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or out.is_dir():
-        return f"out={out}: cannot be written; choose another place"
-    return ""
+def _formats(builder: Builder) -> list[Format]:
+    """Those of the figures: one, or a list of them."""
+    given = value_at(builder.config, "figures.format")
+    formats: list[Format] = given if isinstance(given, list) else [given]
+    if wrong := [kind for kind in formats if kind not in get_args(Format)]:
+        builder.refuse(
+            f"figures.format={given}: {wrong[0]} is none of {', '.join(get_args(Format))}; choose one of them"
+        )
+    return formats

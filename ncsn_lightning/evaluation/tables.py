@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from ..likelihood import CrossEntropy
-from .chains import Share
+from ..metrics.likelihood import CrossEntropy
+from .walks import Share
 
 LIKELIHOOD = {
     "nll": "negative log-likelihood",

@@ -1,6 +1,7 @@
 """How wrong a score and its samples are, against the exact truth."""
 
 from .kernels import EnergyDistance, SquaredMMD, energy_distance, median_distance, squared_mmd
+from .likelihood import DormandPrince, Likelihood, RungeKutta, cross_entropy
 from .regions import (
     CoverageGap,
     DensityTV,
@@ -20,10 +21,13 @@ from .transport import SlicedWasserstein2, Wasserstein2, sliced_wasserstein2, wa
 __all__ = [
     "CoverageGap",
     "DensityTV",
+    "DormandPrince",
     "EnergyDistance",
+    "Likelihood",
     "Measured",
     "ModeWeights",
     "OffSupport",
+    "RungeKutta",
     "SampleMetric",
     "SampleTest",
     "ScoreErrors",
@@ -37,6 +41,7 @@ __all__ = [
     "WithinModes",
     "by_level",
     "coverage",
+    "cross_entropy",
     "curl",
     "energy_distance",
     "median_distance",

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..arguments import Count, Positive, strict
-from ..distributions import Distribution
+from ..core.validation import Count, Positive, strict
+from ..distributions.base import Distribution
 from .samples import SampleMetric, Truth
 
 PAIRS = 2**20

@@ -11,8 +11,9 @@ from jaxtyping import Float, Float64
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..arguments import Count, strict
-from ..distributions import Distribution, Modes
+from ..core.validation import Count, strict
+from ..distributions.base import Distribution
+from ..distributions.mixture import Modes
 from .samples import SampleMetric, Truth
 
 FINE = 8

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ..arguments import Count, Index, NonNegative, strict
-from ..distributions import Distribution
-from ..randomness import keyed_generator
+from ..core.randomness import keyed_generator
+from ..core.validation import Count, Index, NonNegative, strict
+from ..distributions.base import Distribution
 
 
 class Truth(NamedTuple):

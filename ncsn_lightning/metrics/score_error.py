@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..arguments import Count, Index, Positive, column, strict
-from ..distributions import Distribution
-from ..randomness import keyed_generator
+from ..core.randomness import keyed_generator
+from ..core.validation import Count, Index, Positive, column, strict
+from ..distributions.base import Distribution
+from ..models.scores import Score, jacobian
 from ..schedules import Geometric
-from ..scores import Score, jacobian
 
 
 class ScoreErrors(NamedTuple):

@@ -28,10 +28,10 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 from torch import Tensor, nn
 
-from ..arguments import Count, Positive, strict
-from ..distributions import Distribution
+from ..core.validation import Count, Positive, strict
+from ..distributions.base import Distribution
+from ..models.scores import Score
 from ..schedules import Geometric
-from ..scores import Score
 from .score_error import by_level
 
 NEGLIGIBLE = 1e-8

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import Count, strict
+from ..core.validation import Count, strict
 from .samples import SampleMetric, Truth
 
 MAX_PIVOTS = 10**8

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..results import said_version
+from ..runs.summary import said_version
 from ..sweeps.folder import NoSweepError, find_sweep, read_sweep
 from .comparison import answer
 from .metrics import METRIC, names

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..results import revision, versions
+from ..runs.summary import revision, versions
 from ..sweeps.folder import Job, Sweep
 from .comparison import Answer, answer, program
 from .curves import level_curves, rounded, step_curves

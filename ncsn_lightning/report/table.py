@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ..files import replacing
+from ..core.atomic_files import replacing
 from ..sweeps.folder import Sweep
 from .metrics import names, scalars
 

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import wandb
 from PIL import Image
 
-from ..loggers import start_wandb
 from ..plotting.style import png
 from ..sweeps.folder import Job, State, Sweep
+from ..training.loggers import start_wandb
 from .comparison import Answer, answer
 from .figures import heat_map
 from .metrics import names, scalars

@@ -6,12 +6,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from ..files import shown
+from ..config.plain import read_config, value_at
+from ..core.atomic_files import shown
 from ..sweeps.folder import Sweep
 
-WANDB_RUN = "ncsn_lightning.loggers.WandbRun"
+WANDB_RUN = "ncsn_lightning.training.loggers.WandbRun"
 """The class that a job's configuration names; its module imports torch, which a sweep that is done does without."""
 
 OF_A_JOB = ("_target_", "folder", "run_id", "name", "job_type", "tags")
@@ -49,9 +48,8 @@ def _settings(sweep: Sweep) -> dict[str, Any] | None:
     for job in sweep.jobs:
         path = job.folder / "config.yaml"
         has_run = (job.folder / "wandb").is_dir() and path.is_file()
-        loggers: Any = OmegaConf.select(OmegaConf.load(path), "logger") if has_run else None
-        for name in loggers or ():
-            settings: Any = OmegaConf.to_container(loggers[name], resolve=True)
+        loggers = value_at(read_config(job.folder, named=str(path)), "logger") if has_run else None
+        for settings in (loggers or {}).values():
             if settings.get("_target_") == WANDB_RUN:
                 return {key: value for key, value in settings.items() if key not in OF_A_JOB}
     return None

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..files import replacing
+from ..core.atomic_files import replacing
 from ..sweeps.folder import Sweep
 from .metrics import METRIC
 from .payload import payload, provenance

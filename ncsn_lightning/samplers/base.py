@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import described, strict
-from ..distributions import Distribution
-from ..randomness import keyed_generator
-from ..scores import Score
+from ..core.randomness import keyed_generator
+from ..core.validation import described, strict
+from ..distributions.base import Distribution
+from ..models.scores import Score
 
 Prior = Literal["gaussian", "moment_matched", "uniform"]
 

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import Count, Positive, StableRatio, strict
-from ..distributions import Distribution
-from ..scores import Score
+from ..core.validation import Count, Positive, StableRatio, strict
+from ..distributions.base import Distribution
+from ..models.scores import Score
 from .base import Chain, Prior
 
 

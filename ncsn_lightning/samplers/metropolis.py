@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import Count, Positive, strict
-from ..scores import Density, Score
+from ..core.validation import Count, Positive, strict
+from ..models.scores import Density, Score
 from .base import Chain, Prior, noise_like
 
 

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchdiffeq import odeint
 
-from ..arguments import Count, Positive, strict
-from ..scores import Score
+from ..core.validation import Count, Positive, strict
+from ..models.scores import Score
 from .base import Prior, Sampler, Stepper
 
 

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import Index, NonNegative, Positive, StableRatio, strict
-from ..scores import Score
+from ..core.validation import Index, NonNegative, Positive, StableRatio, strict
+from ..models.scores import Score
 from .base import Prior, Sampler, Stepper, noise_like
 from .ode import heun_step
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import Count, NonNegative, StableRatio, strict
-from ..scores import Score
+from ..core.validation import Count, NonNegative, StableRatio, strict
+from ..models.scores import Score
 from .base import Chain, Prior, noise_like
 
 

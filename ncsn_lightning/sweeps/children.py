@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import signals
-from ..lease import Holder
+from ..core import signals
+from ..core.lease import Holder
 
 _told: set[int] = set()
 

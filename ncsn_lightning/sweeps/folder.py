@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..lease import holder
-from ..results import read_summary
+from ..core.lease import holder
+from ..runs.summary import read_summary
 
 State = Literal["waiting", "running", "interrupted", "finished", "failed", "diverged", "preempted"]
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import signals
-from ..errors import FULL, log_files, one_line, write_summary_on_failure
-from ..lease import BEAT, STALE, Lease, LeaseLost, batch, holder, take
-from ..results import read_summary
+from ..config.messages import FULL, log_files, one_line
+from ..core import signals
+from ..core.lease import BEAT, STALE, Lease, LeaseLost, batch, holder, take
+from ..runs.failure import write_summary_on_failure
+from ..runs.summary import read_summary
 from . import children
 from .folder import read_plan
 
@@ -117,13 +118,13 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
 def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) -> float:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    from .. import jobs
-    from ..callbacks import LeaseGuard
+    from ..runs import lifecycle
+    from ..training.callbacks.lease import LeaseGuard
 
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves to be complained of
     begun = (Path(config["paths"]["folder"]) / "config.yaml").exists()
     guards = [LeaseGuard(lease)] if lease else []
-    return jobs.go_on(config, overrides=overrides, begun=begun, in_sweep=True, callbacks=guards)
+    return lifecycle.go_on(config, overrides=overrides, begun=begun, in_sweep=True, callbacks=guards)
 
 
 def _first_task_trains(folder: Path) -> bool:

@@ -13,8 +13,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..configuration import Refusal, can_change_result, config_hash, plain
-from ..overrides import no_values
+from ..config.overrides import no_values
+from ..config.plain import Refusal, can_change_result, config_hash, plain
 
 OF_THE_SWEEP = ("sweep", "sweep_name", "retry_failed")
 """What a command line says about the sweep as a whole."""

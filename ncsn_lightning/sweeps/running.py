@@ -20,18 +20,17 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from .. import signals
-from ..configuration import Refusal, can_change_result, config_hash
-from ..errors import FULL
-from ..lease import holder
+from ..config.messages import FULL
+from ..config.plain import Refusal, can_change_result, config_hash
+from ..core import signals
+from ..core.lease import holder
 from . import children
-from .conductor import Conductor
 from .folder import Job, State
+from .manifest import title, write_plan
 from .planning import Planned, Planner
-from .record import title, write_plan
-from .rounds import Record, Rounds, Say, grid
-from .trainings import fingerprint, idle_lines
-from .view import View, table
+from .runner import JobRunner, Record, Rounds, Say, grid
+from .same_trainings import fingerprint, idle_lines
+from .terminal import View, table
 
 CHILDREN = ("joblib",)
 """Launchers whose jobs train in child processes of the sweep's."""
@@ -119,15 +118,15 @@ def run_sweep(
         _demand_count(name, config.hydra.sweeper)
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     say = partial(console.print, markup=False, soft_wrap=True)
-    planner, conductor = Planner(loader, config), Conductor(folder, launcher)
+    planner, runner = Planner(loader, config), JobRunner(folder, launcher)
     named = folder.name != _short_hash(config.hydra.overrides.task)
     record: Record = partial(
         write_plan, folder, planner=planner, named=named, question=_question(config), command=_command()
     )
     if config.hydra.sweeper.n_trials is None:
-        rounds = grid(planner.span(arguments), conductor, record, retry_failed=config.retry_failed)
+        rounds = grid(planner.span(arguments), runner, record, retry_failed=config.retry_failed)
     else:
-        rounds = _search(arguments, config, planner, conductor, record, say)
+        rounds = _search(arguments, config, planner, runner, record, say)
     idle = _check(rounds.sample, folder, here=where in HERE)
     folder.mkdir(parents=True, exist_ok=True)
     signals.remember(f"go on from here with: {_command()}")
@@ -138,10 +137,10 @@ def run_sweep(
         with (
             signals.patience() if where in CHILDREN else nullcontext(),
             children.word_for_children(folder) if where in CHILDREN else nullcontext() as leave_word,
-            View(conductor, total=rounds.total, console=console, look=partial(_pass_on, leave_word)) as view,
+            View(runner, total=rounds.total, console=console, look=partial(_pass_on, leave_word)) as view,
         ):
             for names in rounds.names:
-                conductor.run(names)
+                runner.run(names)
                 view.update()
     except (signals.Stopped, SystemExit) as stop:
         raise Unfinished(f"stopped; go on from here with: {_command()}") from stop
@@ -150,7 +149,7 @@ def run_sweep(
             raise Unfinished(f"{folder}: {error.strerror}; make room, then the same command goes on") from error
         raise
     finally:
-        ended = [conductor.read(name) for name in conductor.jobs]
+        ended = [runner.read(name) for name in runner.jobs]
         console.print(table(ended, console))
         report(folder)
     publish(folder)
@@ -158,7 +157,7 @@ def run_sweep(
 
 
 def _search(
-    arguments: list[str], config: DictConfig, planner: Planner, conductor: Conductor, record: Record, say: Say
+    arguments: list[str], config: DictConfig, planner: Planner, runner: JobRunner, record: Record, say: Say
 ) -> Rounds:
     """The jobs of a search, as its sweeper's options want it."""
     from .search import Search
@@ -166,7 +165,7 @@ def _search(
     where, options = config.hydra.runtime.choices["hydra/launcher"], config.hydra.sweeper
     together = {"basic": 1, "joblib": config.hydra.launcher.get("n_jobs")}.get(where, IN_A_QUEUE)
     n_jobs, n_trials = options.n_jobs or together, options.n_trials
-    search = Search(arguments, planner, conductor, n_trials=n_trials, n_jobs=n_jobs, retry_failed=config.retry_failed)
+    search = Search(arguments, planner, runner, n_trials=n_trials, n_jobs=n_jobs, retry_failed=config.retry_failed)
     return search.rounds(record, say)
 
 
@@ -198,13 +197,13 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
     """
     lines: dict[str, None] = {}
     if jobs:
-        from .. import precheck
+        from ..config import precheck
 
         for job in {_kind(job): job for job in jobs}.values():
             lines |= dict.fromkeys(precheck.refused(job.config, overrides=job.line))
         if lines:
             raise Refusal("\n".join(lines))
-        from ..jobs import check
+        from ..runs.lifecycle import check
     prints: dict[str, str | None] = {}
     seeds: set[object] = set()
     for job in jobs:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 
-from ..configuration import Refusal, can_change_result
-from .conductor import Conductor
+from ..config.plain import Refusal, can_change_result
 from .folder import Job
+from .optuna_study import Journal, demand_optuna, distribution, ends, text
 from .planning import OF_THE_SWEEP, Planned, Planner, choices
-from .rounds import Record, Rounds, Say
-from .study import Journal, demand_optuna, distribution, ends, text
+from .runner import JobRunner, Record, Rounds, Say
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -35,7 +34,7 @@ class Search:
     Args:
         arguments: overrides, with all that their values may be.
         planner: of the command.
-        conductor: gets the jobs of all trials.
+        runner: gets the jobs of all trials.
         n_trials: that the study is to have in the end.
         n_jobs: that are trained before Optuna proposes again, as far as trials can be halved.
         retry_failed: whether failed jobs are tried again.
@@ -48,14 +47,14 @@ class Search:
         self,
         arguments: list[str],
         planner: Planner,
-        conductor: Conductor,
+        runner: JobRunner,
         *,
         n_trials: int,
         n_jobs: int,
         retry_failed: bool,
     ) -> None:
         demand_optuna()
-        self.planner, self.conductor = planner, conductor
+        self.planner, self.runner = planner, runner
         self.overrides = planner.parse(arguments)
         self.swept = [key for key, override in self.overrides.items() if override.is_sweep_override()]
         self.space = {key: distribution(self.overrides[key]) for key in self.swept if key != SEED}
@@ -63,7 +62,7 @@ class Search:
             raise Refusal("hydra.sweeper.n_trials: nothing to search; give a key interval(…), range(…) or choice(…)")
         self.seeds = len(choices(self.overrides[SEED])) if SEED in self.swept else 1
         self.n_trials, self.at_once, self.retry_failed = n_trials, math.ceil(n_jobs / self.seeds), retry_failed
-        self.journal = Journal(conductor.folder, self.space, _setting(self.overrides))
+        self.journal = Journal(runner.folder, self.space, _setting(self.overrides))
         self._jobs: dict[int, list[Planned]] = {}
         self._begun: set[int] = set()
 
@@ -103,9 +102,7 @@ class Search:
         while trials := self._next(record, say):
             self._begun |= {trial.number for trial in trials}
             names = dict.fromkeys(job.hash for trial in trials for job in self.jobs(trial))
-            left = [
-                name for name in names if name not in tried and self.conductor.read(name).state not in self._settled
-            ]
+            left = [name for name in names if name not in tried and self.runner.read(name).state not in self._settled]
             tried.update(left)
             yield left
         values = {trial.value: trial for trial in self.journal.trials() if trial.value is not None}
@@ -133,9 +130,9 @@ class Search:
         return self._waiting(trials)
 
     def _add(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The trials, once the conductor has their jobs."""
+        """The trials, once the runner has their jobs."""
         for trial in trials:
-            self.conductor.add(self.jobs(trial))
+            self.runner.add(self.jobs(trial))
         return trials
 
     def _waiting(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -146,7 +143,7 @@ class Search:
         """Tell what a trial gave, and return it in words; empty while a job of it has not ended."""
         from optuna.trial import TrialState
 
-        jobs = [self.conductor.read(job.hash) for job in self.jobs(trial)]
+        jobs = [self.runner.read(job.hash) for job in self.jobs(trial)]
         if any(job.state not in self._settled for job in jobs):
             return ""
         value = _value(jobs)

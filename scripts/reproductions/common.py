@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ncsn_lightning import Likelihood, RungeKutta, SampleMetric, Sampler, SampleTest, Schedule, load_run
-from ncsn_lightning.scores import Score
+from ncsn_lightning.models.scores import Score
 
 
 class Counted:

@@ -12,10 +12,10 @@ from page import table_of
 from torch import Tensor
 
 from ncsn_lightning import AnnealedLangevin, Langevin, Sampler, energy_distance, load_run
+from ncsn_lightning.core.randomness import keyed_generator
 from ncsn_lightning.plotting.space import CONTOURS, Limits, draw_contours, draw_points, plane_figure
 from ncsn_lightning.plotting.style import styled
-from ncsn_lightning.randomness import keyed_generator
-from ncsn_lightning.runs import Run
+from ncsn_lightning.runs.load import Run
 
 N, WALKS = 1280, 5
 SAMPLERS: dict[str, Sampler] = {

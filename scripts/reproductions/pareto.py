@@ -31,8 +31,8 @@ from ncsn_lightning import (
     UnderdampedLangevin,
     load_run,
 )
+from ncsn_lightning.core.randomness import keyed_generator
 from ncsn_lightning.plotting import CostQuality, plot_cost_quality
-from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.report.metrics import plus_minus
 from ncsn_lightning.sweeps.folder import Job
 from reproductions.common import Counted, divergence, samples_of

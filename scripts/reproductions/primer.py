@@ -11,9 +11,9 @@ from page import table_of
 from torch import Tensor
 
 from ncsn_lightning import DensityTV, EnergyDistance, OffSupport, load_run
+from ncsn_lightning.core.randomness import keyed_generator
 from ncsn_lightning.plotting.space import draw_points, limits, plane_figure
 from ncsn_lightning.plotting.style import styled
-from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.sweeps.folder import Job
 from reproductions.common import divergence, samples_of
 

@@ -11,9 +11,9 @@ from page import table_of
 from torch import Tensor
 
 from ncsn_lightning import EightGaussians, Heun, Karras, Likelihood, RungeKutta, ScoreSplit, cross_entropy
-from ncsn_lightning.randomness import keyed_generator
+from ncsn_lightning.core.randomness import keyed_generator
+from ncsn_lightning.models.scores import Score
 from ncsn_lightning.report.metrics import plus_minus
-from ncsn_lightning.scores import Score
 
 FIELDS = {
     "$s$, exact": (1.0, 0.0),

@@ -13,10 +13,10 @@ from page import table_of
 from torch import Tensor
 
 from ncsn_lightning import load_run, wasserstein2
-from ncsn_lightning.data import training_set
+from ncsn_lightning.core.randomness import keyed_generator
 from ncsn_lightning.distributions import Distribution
-from ncsn_lightning.randomness import keyed_generator
 from ncsn_lightning.sweeps.folder import Job
+from ncsn_lightning.training.data import training_set
 
 N = 10_000
 TARGETS = {

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ncsn_lightning.lease import take
+from ncsn_lightning.core.lease import take
 from ncsn_lightning.sweeps.folder import NoSweepError, read_sweep
 
 PLAN = {

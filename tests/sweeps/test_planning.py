@@ -13,13 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from ncsn_lightning.configuration import Refusal, can_change_result, config_folder, config_hash
+from ncsn_lightning.config.plain import Refusal, can_change_result, config_folder, config_hash
 from ncsn_lightning.sweeps import record
-from ncsn_lightning.sweeps.conductor import Conductor
 from ncsn_lightning.sweeps.folder import NoSweepError, find_sweep, read_sweep
 from ncsn_lightning.sweeps.job import named
+from ncsn_lightning.sweeps.manifest import write_plan
 from ncsn_lightning.sweeps.planning import Planned, Planner
-from ncsn_lightning.sweeps.record import write_plan
+from ncsn_lightning.sweeps.runner import JobRunner
 from ncsn_lightning.sweeps.running import _check
 
 SWEEPS = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "search")
@@ -284,7 +284,7 @@ def test_a_damaged_sweep_is_not_overwritten(planner, tmp_path):
 
 @pytest.mark.parametrize("name", ["4294859e70", "0123456789", "abcdef0123"])
 def test_a_hash_that_reads_as_a_number_names_its_folder_all_the_same(name, tmp_path):
-    conductor = Conductor(tmp_path, launcher=None)
-    conductor.add([Planned(name, ["seed=0"], ["seed"], {})])
-    *_, folder, subfolder = OverridesParser.create().parse_overrides(conductor._line(name))
+    runner = JobRunner(tmp_path, launcher=None)
+    runner.add([Planned(name, ["seed=0"], ["seed"], {})])
+    *_, folder, subfolder = OverridesParser.create().parse_overrides(runner._line(name))
     assert (folder.value(), subfolder.value()) == (str(tmp_path), name)

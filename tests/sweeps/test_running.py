@@ -15,9 +15,9 @@ import pytest
 import torch
 from processes import Script, wait_for
 
-from ncsn_lightning.configuration import Refusal
-from ncsn_lightning.lease import holder, take
-from ncsn_lightning.overrides import check_launcher
+from ncsn_lightning.config.overrides import check_launcher
+from ncsn_lightning.config.plain import Refusal
+from ncsn_lightning.core.lease import holder, take
 from ncsn_lightning.sweeps.folder import read_sweep
 
 TINY = [
@@ -87,16 +87,16 @@ def first(sweep):
 
 def test_every_end_has_its_last_word_and_stops_no_other_job(command, sweep, monkeypatch, capsys):
     """Failed before there is a trainer, diverged while training, refused by a logger, finished."""
-    from ncsn_lightning import jobs
+    from ncsn_lightning.runs import lifecycle
 
-    build = jobs.build
+    build = lifecycle.build
 
     def break_down(config, **options):
         if config["seed"] == 1 and options.get("callbacks"):  # not when it is only checked
             raise KeyError("lost")
         return build(config, **options)
 
-    monkeypatch.setattr(jobs, "build", break_down)
+    monkeypatch.setattr(lifecycle, "build", break_down)
     rates = ["optimizer=sgd", "optimizer.lr=1e6,1e-3", "seed=0,1"]
     (line,) = command("train", "-m", *TINY, "sweep_name=s", *rates)
     assert line == "3 of 4 jobs did not finish (1 diverged, 2 failed); the same command tries them again"
@@ -113,7 +113,7 @@ def test_every_end_has_its_last_word_and_stops_no_other_job(command, sweep, monk
         broken = job.state != "finished"
         assert ("Traceback" in (job.summary["error"] or "")) == broken
         assert ("Traceback" in (job.folder / "train.log").read_text()) == broken
-    monkeypatch.setattr(jobs, "build", build)
+    monkeypatch.setattr(lifecycle, "build", build)
     (line,) = command("train", "-m", *TINY, "sweep_name=s", *rates, "retry_failed=false")
     assert line.startswith("3 of 4 jobs did not finish")
     (line,) = command("train", "-m", *TINY, "sweep_name=s", *rates)
@@ -132,7 +132,7 @@ def test_a_sweep_is_refused_whole_and_leaves_nothing(command, tmp_path):
 
 
 def test_a_launcher_without_its_plugin_names_the_extra(monkeypatch):
-    monkeypatch.setattr("ncsn_lightning.overrides.find_spec", lambda name: None)
+    monkeypatch.setattr("ncsn_lightning.config.overrides.find_spec", lambda name: None)
     for launcher, extra in {"joblib": "joblib", "slurm": "slurm", "submitit_slurm": "slurm", "ray": "ray"}.items():
         with pytest.raises(Refusal, match=rf"^hydra/launcher={launcher}: .*pip install 'ncsn-lightning\[{extra}\]'"):
             check_launcher(["-m", "seed=1,2", f"hydra/launcher={launcher}"])
@@ -162,9 +162,9 @@ def test_a_job_that_another_process_trains_is_left_to_it(command, sweep, capsys)
 
 def test_a_job_that_was_taken_over_meanwhile_is_waited_for(command, sweep, monkeypatch, capsys):
     """Another process takes it, as if this one had slept, and dies after a while."""
-    from ncsn_lightning import jobs
+    from ncsn_lightning.runs import lifecycle
 
-    build = jobs.build
+    build = lifecycle.build
 
     def lose(config, **options):
         folder = Path(config["paths"]["folder"])
@@ -175,7 +175,7 @@ def test_a_job_that_was_taken_over_meanwhile_is_waited_for(command, sweep, monke
             (folder / "lease/2.json").write_text(json.dumps(record))
         return build(config, **options)
 
-    monkeypatch.setattr(jobs, "build", lose)
+    monkeypatch.setattr(lifecycle, "build", lose)
     assert command("train", "-m", *TINY, "sweep_name=s", "seed=0") == []
     assert "slept for too long, and another one has taken the job over" in capsys.readouterr().out
     assert states(sweep) == {"": "finished"}

@@ -9,10 +9,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import Script, wait_for
 
-from ncsn_lightning.configuration import Refusal
+from ncsn_lightning.config.plain import Refusal
 from ncsn_lightning.sweeps import study
 from ncsn_lightning.sweeps.folder import read_sweep
-from ncsn_lightning.sweeps.study import Journal, distribution, text
+from ncsn_lightning.sweeps.optuna_study import Journal, distribution, text
 
 optuna = pytest.importorskip("optuna")
 
@@ -183,23 +183,23 @@ def test_two_copies_share_one_search(tmp_path):
 
 
 def test_diverged_trials_count_as_bad_and_failed_ones_are_tried_again(command, tmp_path, monkeypatch):
-    from ncsn_lightning import jobs
+    from ncsn_lightning.runs import lifecycle
 
-    build = jobs.build
+    build = lifecycle.build
 
     def break_down(config, **options):
         if config["seed"] == 1 and options.get("callbacks"):  # not when it is only checked
             raise KeyError("lost")
         return build(config, **options)
 
-    monkeypatch.setattr(jobs, "build", break_down)
+    monkeypatch.setattr(lifecycle, "build", break_down)
     arguments = [*TINY, "optimizer=sgd", "optimizer.lr=1e6,1e-3", "seed=0,1", "hydra.sweeper.n_trials=5"]
     (line,) = command("train", "-m", *arguments)
     assert line == "2 of 4 jobs did not finish (2 failed); the same command tries them again"
     folder = tmp_path / "outputs/sweeps/s"
     assert {params["optimizer.lr"] for params, found in trials(folder)} == {"1000000.0", "0.001"}
     assert [found for _, found in trials(folder)] == 5 * [None]
-    monkeypatch.setattr(jobs, "build", build)
+    monkeypatch.setattr(lifecycle, "build", build)
     assert command("train", "-m", *arguments) == []
     for params, found in trials(folder):
         assert (found is None) == (params["optimizer.lr"] == "1000000.0")

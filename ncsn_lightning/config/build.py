@@ -1,0 +1,341 @@
+"""From a plain configuration to objects: every group once, shared by all that name it, every wrong value said at once.
+
+The constructors are the schema. A node `{_target_: class, argument: value, …}` becomes the object, an argument
+`${group}` is that group's object, `_partial_: true` leaves a function to be called later. This is Hydra's notation; its
+own `instantiate` would stop at the first error and build a group anew for each of its users.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ValidationError
+from torch import nn
+
+from ..distributions.base import Distribution
+from ..objectives.regression_targets import Objective
+from ..samplers.base import Sampler
+from .plain import FILES, NODE, Refusal, nearest
+
+MODEL_KINDS = (nn.Module, Sampler, torch.optim.Optimizer)
+"""Kinds of class that a trained network is rebuilt from."""
+
+MODEL_TRUSTED = ("ncsn_lightning", "torch.optim")
+"""Packages whose classes a trained network may name."""
+
+REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError)
+"""How constructors say that their arguments are wrong."""
+
+
+def training_kinds() -> tuple[type, ...]:
+    """Kinds of class that a training is rebuilt from; of Lightning, which is imported only for them."""
+    import lightning as L
+    from lightning.pytorch.loggers import Logger
+
+    return (*MODEL_KINDS, Objective, L.Callback, L.LightningDataModule, Logger)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """`REFUSALS`, and Lightning's own where it has been imported."""
+    theirs = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return (*REFUSALS, theirs.MisconfigurationException) if theirs else REFUSALS
+
+
+AUTOMATIC: dict[str, Callable[[Distribution], float]] = {
+    "sigma_max": lambda target: target.extent,
+    "sigma_min": lambda target: target.detail,
+    "sigma_data": lambda target: target.sigma_data,
+    "blur": lambda target: target.blur,
+}
+"""What `auto` means: the data diameter (Song & Ermon 2020, Technique 1), the smaller of a hundredth of the target's
+unit and a tenth of its smallest scale, the data's deviation per dimension (Karras et al. 2022), and that of the noise
+the target carries."""
+
+
+class _Broken:
+    """Stands for an object whose arguments were refused, so that the others are still checked."""
+
+
+_BROKEN = _Broken()
+
+
+class Builder:
+    """Builds the groups of one configuration.
+
+    What a configuration calls `distribution` is in the data's coordinates; whatever refers to it, `${distribution}`, is
+    given the same target about its mean.
+
+    Args:
+        config: a plain configuration.
+        trust: packages whose classes may be named, or None for anything at all (one's own command line).
+        kinds: of these, where only some packages are trusted; those of a training where none are given.
+        given: values by their path, in place of the configuration's.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        trust: tuple[str, ...] | None = None,
+        kinds: tuple[type, ...] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config = OmegaConf.create(config)
+        self.trust, self.kinds = trust, kinds
+        self.built: dict[str, Any] = dict(given or {})
+        self.refused: dict[str, None] = {}
+
+    def build(self, path: str, kind: type = object) -> Any:
+        """The object of the node at `path`, made once; a refused one is noted and stands in as broken."""
+        if path != "distribution" and self._origin(path) == self._origin("distribution"):
+            return self.target
+        path = self._origin(path)
+        if path not in self.built:
+            self.built[path] = self._build(path)
+        built = self.built[path]
+        if not isinstance(built, kind | _Broken):
+            remedy = f"write a name in quotes, '{path}=\"{_short(built)}\"'" if kind is str else "choose another option"
+            if any(base.__module__.startswith("pytorch_lightning") for base in type(built).__mro__):
+                remedy = "import lightning in place of pytorch_lightning, which is another package to it"
+            self.refuse(f"{path}={_short(built)}: should be a {kind.__name__}; {remedy}", broken=path)
+            return _BROKEN
+        return built
+
+    @functools.cached_property
+    def target(self) -> Any:
+        """The distribution about its mean, as everything inside a run sees it."""
+        distribution = self.build("distribution")
+        return distribution.centred() if isinstance(distribution, Distribution) else distribution
+
+    def build_members(self, path: str, kind: type) -> list[Any]:
+        """The objects of a node that holds several by name, such as callbacks; none where there is no such node."""
+        members = self.build(path, dict) if self.config.get(path) is not None else {}
+        return [self.build(f"{path}.{name}", kind) for name in members] if isinstance(members, dict) else []
+
+    def drop_unnamed(self, path: str, *, given: list[str]) -> list[str]:
+        """Remove what the class of a node does not take, unless a command line gave it; return the keys.
+
+        The nodes `module` and `data` are written for the package's own classes, and serve others too.
+        """
+        node = self.config.get(path)
+        target = (
+            self._resolve(node["_target_"], path) if isinstance(node, DictConfig) and "_target_" in node else _BROKEN
+        )
+        if not isinstance(target, type):
+            return []
+        constructor: Any = target.__init__  # type: ignore[misc]
+        inherited = constructor.__module__.startswith(("lightning.", "pytorch_lightning."))  # it has none of its own
+        takes: Mapping[str, inspect.Parameter] = {} if inherited else inspect.signature(target).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+            return []
+        typed = {override.partition("=")[0].lstrip("+") for override in given}
+        dropped = [key for key in map(str, node) if not key.startswith("_") and key not in takes]
+        dropped = [key for key in dropped if f"{path}.{key}" not in typed]
+        for key in dropped:
+            del node[key]
+        return dropped
+
+    def refuse(self, line: str, *, broken: str | None = None) -> None:
+        """Note one wrong value; that at the path `broken` then counts as refused wherever it is used."""
+        self.refused[line] = None
+        if broken:
+            self.built[broken] = _BROKEN
+
+    def attempt(self, label: str, action: Callable[[], Any]) -> Any:
+        """What `action` returns; None where it raises, which is noted as `label` and the message."""
+        try:
+            return action()
+        except _refusals() as error:
+            self.refuse(f"{label}{_first_line(error)}")
+            return None
+
+    def check(self) -> None:
+        """Raise all that was refused, a line each."""
+        if self.refused:
+            raise Refusal("\n".join(self.refused))
+
+    def settled(self) -> dict[str, Any]:
+        """The plain configuration, automatic values filled in, files named so that any folder knows them."""
+        settled = OmegaConf.to_container(self.config, resolve=False)
+        assert isinstance(settled, dict)
+        for group, key in (name.split(".") for name in FILES):
+            if isinstance(name := settled.get(group, {}).get(key), str):
+                settled[group][key] = os.path.abspath(os.path.expanduser(name))
+        return {str(key): value for key, value in settled.items()}
+
+    def _origin(self, path: str) -> str:
+        """The path where a value is written, through `${…}` after `${…}`: what a user would type to change it."""
+        *parents, key = re.split(r"[.\[]", path.replace("]", ""))
+        try:
+            node = OmegaConf.select(self.config, ".".join(parents)) if parents else self.config
+            values: Any = OmegaConf.to_container(node, resolve=False)
+            raw = values[int(key) if isinstance(values, list) else key]
+        except (OmegaConfBaseException, LookupError, ValueError):  # no such node, about which `_build` has more to say
+            return path
+        found = NODE.match(raw) if isinstance(raw, str) else None
+        return self._origin(found[1]) if found else path
+
+    def _build(self, path: str) -> Any:
+        try:
+            node = OmegaConf.select(self.config, path, default=_BROKEN, throw_on_missing=True)
+        except MissingMandatoryValue:
+            self.refuse(f"{path}: missing; give {path}=…")
+            return _BROKEN
+        except OmegaConfBaseException as error:
+            self.refuse(f"{path}: {_first_line(error)}")
+            return _BROKEN
+        if node is _BROKEN:
+            self.refuse(f"{path}: missing, yet needed; leave it in")
+        if isinstance(node, DictConfig) and not all(isinstance(key, str) for key in node):
+            return OmegaConf.to_container(node, resolve=True)
+        if isinstance(node, DictConfig):
+            arguments = {key: self.build(f"{path}.{key}") for key in map(str, node)}
+            return self._call(arguments, path) if "_target_" in arguments else arguments
+        if OmegaConf.is_list(node):
+            return [self.build(f"{path}[{index}]") for index in range(len(node))]
+        return node
+
+    def _call(self, arguments: dict[str, Any], path: str) -> Any:
+        target = self._resolve(arguments.pop("_target_"), path)
+        partial = arguments.pop("_partial_", False)
+        if target is _BROKEN or self._unknown_arguments(target, arguments, path):
+            return _BROKEN
+        if partial:
+            return self._partial(target, arguments, path)
+        broken = {key for key, value in arguments.items() if _is_broken(value)}
+        try:
+            built = target(**arguments)
+            return _BROKEN if broken else built
+        except ValidationError as error:
+            for argument, items in _by_argument(error).items():
+                if argument.partition("[")[0] not in broken:
+                    self.refuse(_explain(self._origin(f"{path}.{argument}"), items))
+        except _refusals() as error:
+            if not broken:
+                self.refuse(self._relabel(_first_line(error), arguments, path))
+        return _BROKEN
+
+    def _unknown_arguments(self, target: Any, arguments: dict[str, Any], path: str) -> bool:
+        try:
+            known = inspect.signature(target).parameters
+        except (TypeError, ValueError):  # some callables do not tell
+            return False
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            return False
+        unknown = arguments.keys() - known.keys()
+        for key in sorted(unknown):
+            self.refuse(f"{path}.{key}={_short(arguments[key])}: no such argument; {nearest(key, list(known))}")
+        return bool(unknown)
+
+    def _partial(self, target: Any, arguments: dict[str, Any], path: str) -> Any:
+        defaults = {key: parameter.default for key, parameter in inspect.signature(target).parameters.items()}
+        wrong = [key for key, value in arguments.items() if _is_number(defaults.get(key)) and not _is_number(value)]
+        for key in wrong:
+            self.refuse(f"{self._origin(f'{path}.{key}')}={_short(arguments[key])}: should be a finite number")
+        return _BROKEN if wrong or _is_broken(arguments) else functools.partial(target, **arguments)
+
+    def _relabel(self, message: str, arguments: dict[str, Any], path: str) -> str:
+        """A constructor's own message, `argument=value …`, under the name that a command line has for it."""
+        argument, equals, rest = message.partition("=")
+        known = equals and argument in arguments
+        return f"{self._origin(f'{path}.{argument}')}={rest}" if known else f"{path}: {message}"
+
+    def _resolve(self, name: Any, path: str) -> Any:
+        """The class that a node names, if it may be named; nothing outside the trusted packages is even imported."""
+        label = f"{path}._target_={name}"
+        if self.trust is not None and not _lies_in(str(name), self.trust):
+            package = str(name).partition(".")[0]
+            self.refuse(
+                f"{label}: outside {', '.join(self.trust)}, not loaded; trust={package} if you trust its author"
+            )
+            return _BROKEN
+        try:
+            target = pkgutil.resolve_name(str(name))
+        except AttributeError as error:
+            classes = [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)]
+            self.refuse(f"{label}: {_first_line(error)}; {nearest(str(error.name), classes)}")
+            return _BROKEN
+        except (ImportError, ValueError, TypeError) as error:
+            self.refuse(f"{label}: {_first_line(error)}; give module.Class")
+            return _BROKEN
+        if self.trust is not None and not (
+            isinstance(target, type)
+            and issubclass(target, self.kinds or training_kinds())
+            and _lies_in(target.__module__, self.trust)
+        ):
+            self.refuse(f"{label}: no class that may be named here, and not called; use a run of your own")
+            return _BROKEN
+        return target
+
+
+def _lies_in(name: str, packages: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def _is_broken(value: Any) -> bool:
+    """Whether an argument is broken or contains what is."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is _BROKEN or any(map(_is_broken, parts))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _by_argument(error: ValidationError) -> dict[str, list[Any]]:
+    """What was refused, by argument: `name`, or `name[index]` inside a list; a union has a refusal for each member."""
+    items: dict[str, list[Any]] = {}
+    for item in error.errors():
+        name, *inside = item["loc"]
+        label = f"{name}{''.join(f'[{part}]' for part in inside if isinstance(part, int))}"
+        items.setdefault(label, []).append(item)
+    return items
+
+
+def _explain(key: str, items: list[Any]) -> str:
+    """One line for one refused argument: key, value, remedy."""
+    if items[0]["type"] == "missing_keyword_only_argument":
+        return f"{key}: missing; give {key}=…"
+    wishes = [item["msg"].removeprefix("Input ").removeprefix("Value error, ") for item in items]
+    if key.rpartition(".")[2] in AUTOMATIC:
+        wishes.append("auto")
+    return f"{key}={_short(items[0]['input'])}: {' or '.join(wishes)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | float | int | list | None) else type(value).__name__
+    return text if len(text) < 60 else f"{text[:57]}…"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def fill_automatic(builder: Builder) -> None:
+    """Put numbers in the place of every `auto` that the target determines."""
+    known = isinstance(builder.build("distribution", Distribution), Distribution)
+    _fill(builder, builder.config, "", builder.target if known else None)
+
+
+def _fill(builder: Builder, node: DictConfig, path: str, target: Distribution | None) -> None:
+    values: Any = OmegaConf.to_container(node, resolve=False)
+    for key, raw in values.items():
+        here = f"{path}.{key}".lstrip(".")
+        if isinstance(raw, dict):
+            _fill(builder, node[key], here, target)
+        elif raw == "auto" and key in AUTOMATIC:
+            if target is None:
+                builder.built[here] = _BROKEN
+            else:
+                node[key] = float(f"{AUTOMATIC[key](target):.6g}")

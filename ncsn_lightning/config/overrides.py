@@ -1,0 +1,272 @@
+"""What of a command line names nothing: unknown groups, options and keys, each with the nearest that exists.
+
+Hydra stops at the first of them and explains itself in several lines. This is asked only after it has refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Quote, QuotedString
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from .plain import Refusal, config_folder, nearest
+
+LAUNCHERS = {
+    "joblib": ("joblib", "joblib"),
+    "slurm": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+    "submitit_local": ("submitit", "slurm"),
+    "ray": ("ray", "ray"),
+}
+"""Hydra's launchers: the plugin that each needs, and the extra of this package that installs it."""
+
+SWEEPING = ("-m", "--m", "hydra.mode=M")
+"""How the arguments open that ask for a sweep."""
+
+
+def check_launcher(arguments: list[str]) -> None:
+    """Raise Refusal for a launcher whose plugin is not installed."""
+    for argument in arguments:
+        key, _, name = argument.partition("=")
+        plugin, extra = LAUNCHERS.get(name, ("", ""))
+        if key == "hydra/launcher" and plugin and not find_spec(f"hydra_plugins.hydra_{plugin}_launcher"):
+            raise Refusal(f"{argument}: needs a plugin; install it with: pip install 'ncsn-lightning[{extra}]'")
+
+
+def at_home(argument: str) -> str:
+    """An argument with the home folder in the place of a `~` that opens a value, where the shell has left it.
+
+    Hydra takes no `~` that is not quoted, and quotes what the folder is called.
+    """
+    if '"' in argument or "'" in argument or "=" not in argument:
+        return argument
+
+    def home(found: re.Match[str]) -> str:
+        path = os.path.expanduser(found[0])
+        return path if argument.startswith("-") or path == found[0] else _quoted(path)
+
+    opening = r"(?<==)~[^,]*$|(?<=[=,\[(])~[^,\[\]()]*"  # one value, or one of several
+    return re.sub(opening, home, argument)
+
+
+def as_text(value: str) -> str:
+    """A value as Hydra reads it where it is quoted, else as it stands."""
+    try:
+        return str(OverridesParser.create().parse_override(f"x={value}").value()) if value[:1] in ("'", '"') else value
+    except HydraException:
+        return value
+
+
+def check_single(command: str, arguments: list[str]) -> None:
+    """Raise Refusal for a sweep where a command answers one question, into one file."""
+    if command != "train" and (flags := [argument for argument in arguments if argument.startswith(SWEEPING)]):
+        raise Refusal(f"{flags[0]}: ncsn-{command} sweeps over nothing; {_call(command)}")
+
+
+def refused_overrides(command: str, arguments: list[str]) -> list[str]:
+    """A line for each override of `command` that names nothing; empty where all do, or where options lie elsewhere."""
+    if any(argument.startswith(("--config", "-c")) for argument in arguments):
+        return []  # a folder of the user's own has options that are not known here: Hydra's own words must do
+    multirun = any(argument.startswith(SWEEPING) for argument in arguments)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed: list[Override] = []
+        lines: dict[str, None] = {}
+        for argument in arguments:
+            if argument.startswith("="):
+                lines[_not_understood(argument, multirun=multirun)] = None
+                continue
+            try:
+                parsed += parser.parse_overrides([argument]) if not argument.startswith("-") else []
+            except OverrideParseException:
+                lines[_not_understood(argument, multirun=multirun)] = None
+    if lines:
+        return list(lines)
+    nameless = [override for override in parsed if _is_group(override) and not isinstance(override.value(), str)]
+    lines |= dict.fromkeys(f"{o.input_line}: an option is a name; for none write ~{o.key_or_group}" for o in nameless)
+    sweeps = [override for override in parsed if override.is_sweep_override()]
+    for override in sweeps:
+        if line := no_values(override) or ("" if multirun else _several(command, override)):
+            lines[line] = None
+    choices = [_choices(override) for override in parsed if override not in nameless]
+    for job in range(max(map(len, choices), default=0)):  # every choice of a sweep is seen once, not every combination
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            overrides = [choice[min(job, len(choice) - 1)] for choice in choices if choice]
+            lines |= dict.fromkeys(_refused(command, overrides))
+    return list(lines)
+
+
+def no_values(override: Override) -> str:
+    """A line about a sweep over nothing; empty for any other."""
+    if not override.is_discrete_sweep():
+        return ""
+    try:
+        if any(True for _ in override.sweep_iterator()):
+            return ""
+    except ValueError as error:  # a step of 0
+        return f"{override.input_line}: no list of values ({error}); give a range such as range(0,3)"
+    if not isinstance(override.value(), Glob):
+        return f"{override.input_line}: holds no value; give a range that does, such as range(0,3)"
+    options = override.config_loader.get_group_options(override.key_or_group) if override.config_loader else []
+    remedy = f"choose of {', '.join(options)}" if options else "a glob is for groups; give values by commas"
+    return f"{override.input_line}: matches no option; {remedy}"
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.double).with_quotes()
+
+
+def _call(command: str) -> str:
+    return "call it once for each value" + (", with an out=… of its own" if command == "sample" else "")
+
+
+def _several(command: str, override: Override) -> str:
+    """What is said of several values where there is no sweep."""
+    line, value = str(override.input_line), override.value()
+    remedy = "add -m to sweep over them" if command == "train" else _call(command)
+    may_be_one = isinstance(value, ChoiceSweep) and value.simple_form and not (config_folder() / _key(line)).is_dir()
+    texts = [item for item in value.list if isinstance(item, str | QuotedString)] if may_be_one else []  # type: ignore[union-attr]
+    whole = _remedy(line, multirun=False) if texts else ""
+    return f"{line}: several values; {remedy}" + (f", or {whole} for one value with a comma" if whole else "")
+
+
+def _not_understood(argument: str, *, multirun: bool) -> str:
+    """What is said of an argument that Hydra cannot read: how to write its value as it stands, where that helps."""
+    if re.search(r"=(choice|range|interval|glob|shuffle|sort|tag)\(\s*\)$", argument):
+        return f"{argument}: holds no value; give one at least"
+    if any(argument.count(opening) != argument.count(closing) for opening, closing in ("[]", "{}")):
+        return f"{argument}: not understood; close its brackets"
+    if not argument.startswith("=") and (remedy := _remedy(argument, multirun=multirun)):
+        return f"{argument}: not understood; for the value as it stands write {remedy}"
+    return f"{argument}: not understood; write key=value, and quote what the shell would take apart"
+
+
+def _remedy(argument: str, *, multirun: bool) -> str:
+    """How a shell is told to hand an argument's value over as it stands; empty where its key is the trouble."""
+    key, equals, value = argument.partition("=")
+    quoted = f"{key}=" + ",".join(map(_quoted, value.split(",") if multirun else [value]))
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
+        return ""
+    return shlex.quote(quoted) if equals else ""
+
+
+def _is_group(override: Override) -> bool:
+    return (config_folder() / override.key_or_group).is_dir() and not (
+        override.is_sweep_override() or override.is_delete() or isinstance(override.value(), dict)
+    )
+
+
+def _choices(override: Override) -> list[str]:
+    """The overrides that a sweep makes of one, or itself."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if isinstance(interval := override.value(), IntervalSweep):
+        return [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
+    return (
+        [] if no_values(override) else [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]
+    )
+
+
+def _refused(command: str, overrides: list[str]) -> Iterator[str]:
+    unknown = []
+    while True:
+        try:
+            config = compose(command, overrides, return_hydra_config=True)
+            break
+        except (ConfigCompositionException, HydraException) as error:
+            wrong = [override for override in overrides if _key(override) == _blamed(error)]
+            if not wrong:
+                yield " ".join(str(error).split())
+                return
+            if isinstance(error, MissingConfigException):
+                yield f"{wrong[0]}: no such option; {nearest(_value(wrong[0]), list(error.options or []))}"
+            elif str(error).startswith("Error merging"):
+                yield f"{wrong[0]}: {str(error.__cause__ or error).splitlines()[0]}; give another value"
+            elif "Could not append" in str(error):
+                yield f"{wrong[0]}: there already; leave out the +"
+            else:
+                unknown.extend(wrong)
+            overrides = [override for override in overrides if override not in wrong]
+    keys = _keys(OmegaConf.to_container(config, resolve=False))
+    for override in unknown:
+        yield from _unknown(override, keys)
+
+
+def _unknown(override: str, keys: list[str]) -> Iterator[str]:
+    """What is said of an override whose key, or a key in whose value, is none."""
+    key, value = _key(override), OverridesParser.create().parse_override(override).value()
+    if isinstance(value, dict) and key in keys:
+        for inside in (f"{key}.{path}" for path in _paths(value)):
+            if inside not in keys:
+                yield f"{override}: no such key {inside}; {_nearest(inside, keys)}"
+        return
+    group, options = key.partition(".")[0], ", ".join(_options_with(key))
+    if options and not any(path.startswith(f"{group}.") for path in keys):
+        yield f"{override}: no {group} is chosen here; say {group}=… too, one of {options}"
+    else:
+        added = f"; an option of Lightning's Trainer is added by +{override}" if group == "trainer" else ""
+        has_it = f"; {group}={options} has it" if options else ""
+        yield f"{override}: no such key; {_nearest(key, keys)}{has_it}{added}"
+
+
+def _options_with(key: str) -> list[str]:
+    """The options of a key's group that have it."""
+    group, _, name = key.partition(".")
+    folder = config_folder() / group
+    if not name or not folder.is_dir():
+        return []
+    found = {path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in folder.glob("*.yaml")}
+    return sorted(option for option, content in found.items() if name in _paths(content))
+
+
+def _blamed(error: Exception) -> str | None:
+    """The key or group that Hydra's message is about."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return error.missing_cfg_file.rpartition("/")[0]
+    found = re.search(r"(?:Could not (?:override|delete|append)[^']*'|Error merging override )([^'=]+)", str(error))
+    return found[1] if found else None
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _value(override: str) -> str:
+    return override.partition("=")[2]
+
+
+def _nearest(key: str, keys: list[str]) -> str:
+    """The same last word elsewhere, else the most similar neighbour, else the most similar of all."""
+    if "." not in key and (same := [path for path in keys if path.rpartition(".")[2] == key]):
+        return f"did you mean {same[0]}?"
+    parent, dot, word = key.rpartition(".")
+    neighbours = [path.removeprefix(parent + dot) for path in keys if path.rpartition(".")[0] == parent]
+    if neighbours:
+        return nearest(word, neighbours, prefix=parent + dot)
+    return nearest(key, keys, otherwise=[path for path in keys if "." not in path])
+
+
+def _keys(config: Any) -> list[str]:
+    """The groups and dotted keys that a command line may name."""
+    groups = config.pop("hydra")["runtime"]["choices"]
+    every = dict.fromkeys([*groups, *_paths(config)])
+    return [path for path in every if not path.startswith("hydra/") and not path.endswith("_")]
+
+
+def _paths(node: Any, path: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        here = f"{path}.{key}".lstrip(".")
+        yield here
+        yield from _paths(value, here)

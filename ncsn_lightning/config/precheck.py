@@ -1,0 +1,62 @@
+"""What is wrong with a training that its mathematics alone show, before Lightning and W&B are imported.
+
+These take several seconds, and a mistyped learning rate need not wait for them. All wrong values are still said at
+once: where a command line also sets what only Lightning can judge, nothing is refused here, and all of it is built.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from ..distributions.base import Distribution
+from ..samplers.base import Sampler
+from ..schedules import Schedule
+from .build import Builder, fill_automatic
+
+SEEN = ("distribution", "schedule", "levels", "weighting", "objective", "network", "score", "sampler", "optimizer")
+"""Groups whose objects are built here."""
+
+HARMLESS = ("logger", "experiment", "evaluation", "name", "project", "group", "tags", "sweep_name", "sweep")
+"""Overrides with which a refusal here is complete all the same: they name options, or take any word."""
+
+
+def refused(config: dict[str, Any], *, overrides: list[str]) -> list[str]:
+    """A line for each wrong value of a training; none where only building all of it can tell.
+
+    Args:
+        config: the plain configuration.
+        overrides: of the command line.
+    """
+    seen = all(_is_seen(override) for override in overrides)
+    if not seen or (config.get("distribution") or {}).get("path"):  # whose points are not read twice
+        return []
+    builder = Builder(config)
+    fill_automatic(builder)
+    for path in (name for name in SEEN if config.get(name) is not None):
+        builder.build(path)
+    check_parts(builder)
+    return list(builder.refused)
+
+
+def check_parts(builder: Builder) -> None:
+    """Refuse a sampler that cannot walk the ladder on the target, and an optimiser that torch refuses."""
+    sampler, schedule, target = builder.build("sampler"), builder.build("schedule"), builder.target
+    optimizer = builder.build("optimizer")
+    if isinstance(sampler, Sampler) and isinstance(schedule, Schedule):
+        builder.attempt("sampler.", lambda: sampler.check(schedule.sigmas))
+        if isinstance(target, Distribution):
+            builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
+    if isinstance(optimizer, functools.partial):
+        settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
+        builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
+
+
+def _is_seen(override: str) -> bool:
+    key, _, value = override.lstrip("+~").partition("=")
+    if key in ("seed", "trainer.max_steps", "threads", "data.batch_size"):
+        return value.isdecimal() and (int(value) > 0 or key == "seed") and len(value) < 9
+    group = key.partition(".")[0].partition("/")[0].partition("@")[0]
+    return group in (*SEEN, "hydra") or key in HARMLESS

@@ -1,0 +1,115 @@
+"""Which jobs of a sweep are one and the same training, and differ only in what follows it: its sampling, its pictures.
+
+A job that has been built, and not yet trained, holds all that decides its training: the module with its first weights,
+the data module with its target, its levels and its seed. So jobs are the same training where these are the same, byte
+by byte, whatever the configurations say. A schedule, for instance, gives a continuous density of levels its ends alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..config.plain import can_change_result
+from .planning import Planned
+
+if TYPE_CHECKING:
+    from ..runs.lifecycle import Job
+
+SEED = "seed"
+
+BUILT = (
+    "module",
+    "data",
+    "distribution",
+    "schedule",
+    "levels",
+    "weighting",
+    "objective",
+    "network",
+    "score",
+    "optimizer",
+)
+"""Groups of which a built module and data module hold what the training takes."""
+
+AFTERWARDS = ("sampler", "evaluation", "score_test", "callbacks")
+"""Groups that no step of a training depends on: what measures, draws, saves and shows."""
+
+
+class _Digest:
+    """A file that keeps the hash of what is written into it, and nothing else."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.hash.update(content)
+        return len(content)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes tensors by their content alone, for torch's own way of it knows where they lie in memory."""
+
+    def reducer_override(self, value: Any) -> Any:
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            return tuple, ((str(value.dtype), tuple(value.shape), content),)
+        return NotImplemented
+
+
+def fingerprint(job: Job) -> str | None:
+    """A hash of all that decides a training that was built; None where a part of it cannot be compared."""
+    digest = _Digest()
+    config = {key: value for key, value in job.record.config.items() if key not in (*BUILT, *AFTERWARDS)}
+    settings = {key: value for key, value in config.items() if can_change_result(key)}
+    settings["trainer"] = {
+        key: value for key, value in config["trainer"].items() if can_change_result(f"trainer.{key}")
+    }
+    digest.write(json.dumps(settings, sort_keys=True, default=str).encode())
+    try:
+        _Pickler(digest).dump((job.module, job.data))
+    except (pickle.PicklingError, AttributeError, TypeError):  # of a module of one's own
+        return None
+    return digest.hash.hexdigest()
+
+
+def idle_lines(jobs: Sequence[Planned], print_of: Callable[[Planned], str | None]) -> list[str]:
+    """A line for the swept keys that change no training, if there are any: which, and how many trainings there are.
+
+    Args:
+        jobs: that are about to begin.
+        print_of: the fingerprint of a job, which may leave its seed out of account.
+    """
+    swept = list(dict.fromkeys(key for job in jobs for key in job.swept if key != SEED))
+    idle = [key for key in swept if _is_idle(key, jobs, print_of)]
+    if not idle:
+        return []
+    trainings = len({_without(job, *idle) for job in jobs})
+    changes = (
+        "changes no training, only what follows it" if len(idle) == 1 else "change no training, only what follows it"
+    )
+    remedy = "; with levels=ladder training takes the schedule's own levels" if _would_matter(idle) else ""
+    same = f"these {len(jobs)} jobs are {trainings} training{'s' * (trainings != 1)}"
+    return [f"{' and '.join(idle)}: {changes}, such as the sampling, so {same}{remedy}"]
+
+
+def _is_idle(key: str, jobs: Sequence[Planned], print_of: Callable[[Planned], str | None]) -> bool:
+    """Whether all jobs that differ in this key alone are one training, and there are such."""
+    groups: dict[tuple[str, ...], list[Planned]] = {}
+    for job in jobs:
+        groups.setdefault(_without(job, key), []).append(job)
+    prints = [{print_of(job) for job in group} for group in groups.values() if len(group) > 1]
+    return bool(prints) and all(len(found) == 1 and None not in found for found in prints)
+
+
+def _without(job: Planned, *keys: str) -> tuple[str, ...]:
+    return tuple(text for text in job.line if text.partition("=")[0] not in keys)
+
+
+def _would_matter(idle: Sequence[str]) -> bool:
+    return any(key == "schedule" or key.startswith("schedule.") for key in idle)

@@ -1,0 +1,166 @@
+"""Which loop trains: Lightning's own, a step a call, or the fast one, a block of steps a call. Numbers are the same."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch import callbacks as theirs
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+from ..core.validation import Count, strict
+from .block_callback import BlockCallback
+from .compiled_step import CompiledStep
+from .data import StreamingDataModule
+from .internals import (
+    COUNT_THEIR_CALLS,
+    count_steps_logged,
+    every_n_train_steps,
+    is_watched,
+    use_blocks,
+    use_single_steps,
+)
+from .module import NCSN
+
+log = logging.getLogger(__name__)
+
+Loop = Literal["auto", "fast", "standard"]
+
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+MODULE_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
+PRECISIONS = (Precision, MixedPrecision, DoublePrecision, HalfPrecision)
+STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
+COST = "the fast loop would take some 80 % of its time"
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+IN_ANY_BLOCK = (
+    *(theirs.LearningRateMonitor, theirs.DeviceStatsMonitor, theirs.ThroughputMonitor, theirs.Timer),
+    *(theirs.TQDMProgressBar, theirs.RichProgressBar, NCSN),
+)
+"""Classes whose batch hooks serve at the end of any block."""
+
+BLOCK_ENDS: dict[type, Callable[[Any], int]] = {
+    BlockCallback: lambda callback: callback.every_n_steps,
+    theirs.ModelCheckpoint: every_n_train_steps,
+    **dict.fromkeys(IN_ANY_BLOCK, lambda part: 0),
+}
+"""Classes whose batch hooks may be called once a block, each with the period in steps at which a block must end for it.
+
+A block also ends wherever Lightning logs, validates or stops.
+"""
+
+
+class FastLoop(BlockCallback):
+    """Asks for the fast loop, which takes a block of optimiser steps at every call of Lightning's.
+
+    It runs wherever nothing asks to see every step; else Lightning's own does, with the same numbers. One line of the
+    log says which, and why.
+
+    Args:
+        loop: "fast" refuses what asks for every step, "standard" leaves all to Lightning.
+        block_size: optimiser steps of a block at most.
+        compile: compile the whole step; pays after some 20 thousand steps.
+    """
+
+    @strict
+    def __init__(self, *, loop: Loop = "auto", block_size: Count = 50, compile: bool = False) -> None:
+        self.loop, self.block_size, self.compile = loop, block_size, compile
+
+    def reasons(self, trainer: Any, module: L.LightningModule, data: Any = None) -> str:
+        """Why the standard loop runs; empty where the fast one does.
+
+        Raises:
+            ValueError: the fast loop or a compiled step is asked for, and would leave something out.
+        """
+        found = [f"loop={self.loop}"] if self.loop == "standard" else [*asking(trainer, module, data)]
+        reasons = ", ".join(found)
+        if self.compile and trainer.world_size > 1:
+            raise ValueError(
+                f"compile=true: a compiled step shares no gradients among {trainer.world_size} ranks; use compile=false"
+            )
+        if self.compile and not isinstance(data or trainer.datamodule, StreamingDataModule):
+            raise ValueError("compile=true: a compiled step takes the stream's batches alone; use compile=false")
+        if reasons and self.compile:
+            raise ValueError(f"compile=true: only the fast loop compiles, and {reasons} asks for the standard one")
+        if reasons and self.loop == "fast":
+            raise ValueError(f"loop=fast: the fast loop would leave out {reasons}; use loop=auto")
+        return reasons
+
+    def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        if reasons := self.reasons(trainer, pl_module):
+            use_single_steps(trainer)
+            _say(trainer, "standard loop, one optimiser step a call, for %s; %s", reasons, COST)
+            return
+        ends = [
+            every(part) for part in trainer.callbacks for kind, every in BLOCK_ENDS.items() if isinstance(part, kind)
+        ]
+        periods = [period for period in (self.block_size, trainer.log_every_n_steps, *ends) if period]
+        step = CompiledStep(trainer) if self.compile else None
+        told = [c for c in trainer.callbacks if isinstance(c, COUNT_THEIR_CALLS) and not isinstance(c, BlockCallback)]
+        use_blocks(trainer, lambda now: min(now + period - now % period for period in periods), told, step)
+        _say(trainer, "fast loop, up to %d optimiser steps a call%s", self.block_size, ", compiled" if step else "")
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        count_steps_logged(trainer)
+
+
+def _say(trainer: Any, line: str, *values: object) -> None:
+    """One line of the log, whatever the number of ranks."""
+    if trainer.is_global_zero:
+        log.info(line, *values)
+
+
+def asking(trainer: Any, module: L.LightningModule, data: Any = None) -> Iterator[str]:
+    """What asks to see every step, each in a few words: hooks that somebody overrides, flags, plugins."""
+    for callback in trainer.callbacks:
+        blockwise = isinstance(callback, BlockCallback)
+        yield from _overridden(callback, L.Callback, STEP_HOOKS if blockwise else (*BATCH_HOOKS, *STEP_HOOKS))
+        if isinstance(callback, theirs.GradientAccumulationScheduler | theirs.StochasticWeightAveraging):
+            yield type(callback).__name__
+    yield from _overridden(module, L.LightningModule, (*BATCH_HOOKS, *STEP_HOOKS, *MODULE_HOOKS, *TRANSFER_HOOKS))
+    if data := data or trainer.datamodule:
+        yield from _overridden(data, L.LightningDataModule, TRANSFER_HOOKS)
+    flags = {
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
+        "profiler": type(trainer.profiler) is not PassThroughProfiler,
+        "manual optimisation": not module.automatic_optimization,
+        "a training_step that takes an iterator": "dataloader_iter"
+        in inspect.signature(module.training_step).parameters,
+    }
+    yield from (flag for flag, asks in flags.items() if asks)
+    for part, kinds in ((trainer.precision_plugin, PRECISIONS), (trainer.strategy, STRATEGIES)):
+        if type(part) not in kinds or getattr(part, "scaler", None) is not None:
+            yield type(part).__name__
+    if any(config.reduce_on_plateau and config.interval == "step" for config in trainer.lr_scheduler_configs):
+        yield "a rate that follows a metric at every step"
+    factory: Any = module.optimizer if isinstance(module, NCSN) else None
+    planned = [factory.func] if isinstance(factory, partial) else []
+    for kind in [*map(type, trainer.optimizers)] or planned:
+        if not _takes_torchs_step(kind):
+            yield f"{kind.__name__}, whose step may call for the loss itself"
+    yield from ("a hook of the optimiser's steps" for optimizer in trainer.optimizers if is_watched(optimizer))
+
+
+def _takes_torchs_step(kind: Any) -> bool:
+    """Whether an optimiser's step is one of torch's own, and does without a closure."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    own = inspect.unwrap(kind.step).__module__.startswith("torch.optim.")
+    return own and closure is not None and closure.default is None
+
+
+def _overridden(part: Any, base: type, hooks: tuple[str, ...]) -> Iterator[str]:
+    """The hooks that are neither Lightning's empty ones nor of a class in `BLOCK_ENDS`; what cannot be read counts."""
+    kinds = [base, *(kind for kind in BLOCK_ENDS if isinstance(part, kind))]
+    for hook in hooks:
+        function = getattr(getattr(part, hook), "__func__", None)
+        if function is None or all(function is not getattr(kind, hook, None) for kind in kinds):
+            yield f"{type(part).__name__}.{hook}"
