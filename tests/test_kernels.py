@@ -9,6 +9,7 @@ import torch
 from ncsn_lightning.distributions import Points, bandwidth, kernels, lattice
 from ncsn_lightning.distributions.kernels import FEW, KernelDensity
 from ncsn_lightning.models.scores import jacobian
+from ncsn_lightning.runs import lifecycle
 
 N = FEW + 904
 
@@ -217,7 +218,7 @@ def test_the_rule_is_asked_for_by_name_and_scales_with_the_data(generator):
 def test_a_bandwidth_that_hides_structure_is_warned_of(shape, hides, n, generator, caplog):
     caplog.set_level("INFO")
     points = Points(path=shape(n, generator))
-    jobs._remark_on_bandwidth(points)
+    lifecycle._remark_on_bandwidth(points)
     (line,) = caplog.records
     assert (line.levelname == "WARNING") == hides
     assert f"{points.bandwidth:.4g}" in line.getMessage()

@@ -4,12 +4,13 @@ import logging
 
 import pytest
 
+from ncsn_lightning.core import progress_bars
 from ncsn_lightning.core.progress_bars import Stages, tracked
 
 
 @pytest.fixture
 def terminal(monkeypatch):
-    monkeypatch.setattr(stages, "on_terminal", lambda: True)
+    monkeypatch.setattr(progress_bars, "on_terminal", lambda: True)
 
 
 def test_items_pass_and_a_line_says_what_is_left(caplog):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ncsn_lightning import load_run
-from ncsn_lightning.runs import lifecycle
+from ncsn_lightning.runs import lifecycle, summary
 from ncsn_lightning.samplers import AnnealedLangevin
 from ncsn_lightning.training.checkpoints import AtomicCheckpointIO
 
@@ -119,14 +119,14 @@ def test_a_revision_is_dirty_by_more_than_its_pages(tmp_path, monkeypatch):
         names = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *names, *command], check=True, capture_output=True)
 
-    page, code = tmp_path / "docs" / "summary.md", tmp_path / "package" / "results.py"
+    page, code = tmp_path / "docs" / "results.md", tmp_path / "package" / "runs" / "summary.py"
     for path in (page, code, tmp_path / "pyproject.toml"):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("one\n")
     git("init")
     git("add", ".")
     git("commit", "-m", "one")
-    monkeypatch.setattr(results, "__file__", str(code))
+    monkeypatch.setattr(summary, "__file__", str(code))
     clean = summary.revision()
     assert re.fullmatch(r"[0-9a-f]{12}", clean)
     page.write_text("two\n")

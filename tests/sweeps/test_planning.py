@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from ncsn_lightning.config.plain import Refusal, can_change_result, config_folder, config_hash
-from ncsn_lightning.sweeps import record
+from ncsn_lightning.sweeps import manifest
 from ncsn_lightning.sweeps.folder import NoSweepError, find_sweep, read_sweep
 from ncsn_lightning.sweeps.job import named
 from ncsn_lightning.sweeps.manifest import write_plan
@@ -244,7 +244,7 @@ def test_a_mixture_of_revisions_is_warned_of(planner, tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         note(tmp_path, planner("seed=0"), command="one")
         assert caplog.text == ""
-        monkeypatch.setattr(record, "revision", lambda: "another")
+        monkeypatch.setattr(manifest, "revision", lambda: "another")
         note(tmp_path, planner("seed=0"), command="one")
     assert "begun with another revision" in caplog.text
 

@@ -9,7 +9,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from ncsn_lightning.core import lease as leases
 from ncsn_lightning.core.signals import Stopped
 from ncsn_lightning.runs.summary import write_summary
-from ncsn_lightning.sweeps import runner as conducting
 from ncsn_lightning.sweeps.planning import Planned
 from ncsn_lightning.sweeps.runner import TRIES, JobRunner
 
@@ -64,7 +63,7 @@ def test_why_a_job_failed_is_known_until_it_is_tried_again(tmp_path):
 
 def test_a_job_that_is_killed_is_given_up_and_one_that_only_died_with_it_is_not(tmp_path, monkeypatch):
     """All of joblib's processes end when one is killed; `slow` saves itself a little further every time."""
-    monkeypatch.setattr(conducting.time, "sleep", lambda _: None)
+    monkeypatch.setattr("ncsn_lightning.sweeps.runner.time.sleep", lambda _: None)
     begun = {"deadly": 0, "slow": 0}
 
     def launch(names):

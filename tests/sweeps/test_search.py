@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import Script, wait_for
 
 from ncsn_lightning.config.plain import Refusal
-from ncsn_lightning.sweeps import study
+from ncsn_lightning.sweeps import optuna_study
 from ncsn_lightning.sweeps.folder import read_sweep
 from ncsn_lightning.sweeps.optuna_study import Journal, distribution, text
 
@@ -226,7 +226,7 @@ def test_a_search_is_refused_whole_and_leaves_nothing(line, command, tmp_path):
 
 
 def test_a_search_without_optuna_names_the_extra(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    monkeypatch.setattr(optuna_study, "find_spec", lambda name: None)
     (line,) = command("train", "-m", *TINY, "sweep=search")
     assert line == "hydra.sweeper.n_trials: needs Optuna; install it with: pip install 'ncsn-lightning[search]'"
     assert list(tmp_path.iterdir()) == []

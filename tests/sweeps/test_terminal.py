@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ncsn_lightning.sweeps import view as views
+from ncsn_lightning.sweeps import terminal
 from ncsn_lightning.sweeps.folder import Job
 from ncsn_lightning.sweeps.terminal import View, table
 
@@ -42,7 +42,7 @@ def watch(stage, console, seen):
 
 
 def test_elsewhere_a_line_for_every_job_that_ends(monkeypatch):
-    monkeypatch.setattr(views, "SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "SECONDS", 0.01)
     stage, seen = Stage({"0": "finished", "1": "waiting", "2": "waiting"}), []
     console = Console(file=io.StringIO(), width=1000)
     with watch(stage, console, seen):
@@ -86,7 +86,7 @@ def test_on_a_terminal_one_view_of_the_whole_sweep(monkeypatch):
 def test_a_running_job_shows_its_step_its_loss_and_the_time_left(monkeypatch, tmp_path):
     """By its metrics.csv, whose last line may be half written."""
     now = [100.0]
-    monkeypatch.setattr(views.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     monkeypatch.chdir(tmp_path)
     stage = Stage({"0": "running"})
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
