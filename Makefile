@@ -32,38 +32,38 @@ check: $(STAMP)  ## everything that must hold before a change lands
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/check_links.py
+	$(BIN)/python scripts/tools/check_links.py
 	$(BIN)/python -m pytest -q --doctest-modules ncsn_lightning
 	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered"
-	$(BIN)/python scripts/torture.py --trials 2
-	$(BIN)/python scripts/check_readme.py README.md docs/lightning.md docs/extending.md docs/your_points.md
+	$(BIN)/python scripts/tools/torture.py --trials 2
+	$(BIN)/python scripts/tools/check_readme.py README.md docs/lightning.md docs/extending.md docs/your_points.md
 	rm -rf outputs/check
 	$(MAKE) train ARGS="trainer.max_steps=2000 callbacks.figures.num_samples=2000 hydra.run.dir=outputs/check"
-	$(BIN)/python scripts/check_run.py outputs/check
+	$(BIN)/python scripts/tools/check_run.py outputs/check
 
 figures: $(STAMP)  ## draw the pictures that README and docs show
-	$(BIN)/python scripts/figures.py $(ARGS)
+	$(BIN)/python scripts/studies/figures.py $(ARGS)
 
 pareto: $(STAMP)  ## draw what every sampler makes of its evaluations, on the truth and on networks
-	$(BIN)/python scripts/reproduce.py pareto $(ARGS)
+	$(BIN)/python scripts/studies/reproduce.py pareto $(ARGS)
 
 same: $(STAMP)  ## prove a refactor: 200 steps here and at REF give the same weights, bit for bit
-	$(BIN)/python scripts/same.py $(REF)
+	$(BIN)/python scripts/tools/same.py $(REF)
 
 results: $(STAMP)  ## run the sweeps of docs/results.md, or what is left of them, and write its tables and pictures
-	$(BIN)/python scripts/results.py $(ARGS)
+	$(BIN)/python scripts/studies/results.py $(ARGS)
 
 reproduce: $(STAMP)  ## run published experiments anew, or what is left of them; ARGS="ncsn_toy" for one
-	$(BIN)/python scripts/reproduce.py $(ARGS)
+	$(BIN)/python scripts/studies/reproduce.py $(ARGS)
 
 benchmark: $(STAMP)  ## time training and sampling against the primer's loops
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+	$(BIN)/python scripts/tools/benchmark.py $(ARGS)
 
 benchmark-sweeps: $(STAMP)  ## time resuming, a further job, and joblib against serial
-	$(BIN)/python scripts/benchmark_sweeps.py $(ARGS)
+	$(BIN)/python scripts/tools/benchmark_sweeps.py $(ARGS)
 
 torture: $(STAMP)  ## kill a sweep at random moments and compare its end; ARGS="--trials 100"
-	$(BIN)/python scripts/torture.py $(ARGS)
+	$(BIN)/python scripts/tools/torture.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist

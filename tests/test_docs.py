@@ -14,7 +14,7 @@ NAMED = re.compile(r"`((?:ncsn_lightning|tests|scripts|conf)/[\w./]*?)(?:::(\w+)
 
 
 def script(name, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "scripts/tools" / f"{name}.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
 
 
@@ -49,7 +49,7 @@ def test_links_lead_somewhere():
 
 
 def test_broken_links_are_found(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts/tools")
     import check_links
 
     monkeypatch.setattr(check_links, "ROOT", tmp_path)

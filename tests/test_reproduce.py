@@ -30,9 +30,9 @@ LEVELS = LogUniform(schedule=Geometric(sigma_min=0.01, sigma_max=8.0), groups=4)
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts():
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path.insert(0, str(ROOT / "scripts/studies"))
     yield
-    sys.path.remove(str(ROOT / "scripts"))
+    sys.path.remove(str(ROOT / "scripts/studies"))
 
 
 def clean(stream):

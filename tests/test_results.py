@@ -25,10 +25,10 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def results():
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path.insert(0, str(ROOT / "scripts/studies"))
     import results
 
-    sys.path.remove(str(ROOT / "scripts"))
+    sys.path.remove(str(ROOT / "scripts/studies"))
     return results
 
 
@@ -39,10 +39,10 @@ def page(results):
 
 @pytest.fixture(scope="module")
 def reproduce(results):
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path.insert(0, str(ROOT / "scripts/studies"))
     import reproduce
 
-    sys.path.remove(str(ROOT / "scripts"))
+    sys.path.remove(str(ROOT / "scripts/studies"))
     return reproduce
 
 

@@ -1,5 +1,5 @@
 /*
-Made by scripts/vendor_charts.sh. It holds parts of:
+Made by scripts/tools/vendor_charts.sh. It holds parts of:
 
 @observablehq/plot 0.6.17
 

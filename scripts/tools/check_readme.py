@@ -1,6 +1,6 @@
 """Type the commands of pages, so that they cannot lie; the pages side by side, each in a folder of its own.
 
-    python scripts/check_readme.py README.md docs/extending.md
+    python scripts/tools/check_readme.py README.md docs/extending.md
 
 A block of code that follows `<!-- file: NAME -->` is written to that file; one that follows `<!-- checked -->` is run
 in the same, at first empty, folder, Python as a whole and shell line by line. Trainings are made short. The first that

@@ -15,7 +15,7 @@ import torch
 
 from ncsn_lightning import load_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = {
     "default": ["experiment=default", "weighting=learned"],
     "primer": ["experiment=primer"],

@@ -67,7 +67,7 @@ from ncsn_lightning.plotting.space import (
 from ncsn_lightning.plotting.style import BLACK, DENSITY_MAP, VERMILION, WIDTH, new_figure, numpy, styled
 from ncsn_lightning.samplers import Prior
 
-FOLDER = Path(__file__).parents[1] / "docs" / "images"
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
 MAX_BYTES = 300_000
 NAMES = (
     *("Checkerboard", "TwoGaussians", "EightGaussians", "GridGaussians", "FortyGaussians", "Moons", "SCurve"),

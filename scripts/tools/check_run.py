@@ -1,4 +1,4 @@
-"""Say whether a short run of the main job left what it should: `python scripts/check_run.py FOLDER`."""
+"""Say whether a short run of the main job left what it should: `python scripts/tools/check_run.py FOLDER`."""
 
 from __future__ import annotations
 

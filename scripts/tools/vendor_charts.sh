@@ -2,7 +2,7 @@
 # Make ncsn_lightning/report/page/charts.js anew: what the report needs of Observable Plot and D3, in one file, with the
 # licences of all that is in it. Needs npm; run it to take newer versions, then open a report and look.
 set -euo pipefail
-cd "$(dirname "$0")/../ncsn_lightning/report/page"
+cd "$(dirname "$0")/../../ncsn_lightning/report/page"
 PLOT=0.6.17 D3=7.9.2 ESBUILD=0.28.2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -34,6 +34,6 @@ for (const name of [...names].sort()) {
 }
 const notices = [...licences].map(([text, packages]) => `${packages.join(", ")}\n\n${text}`);
 const source = fs.readFileSync(`${work}/charts.js`, "utf8");
-process.stdout.write(`/*\nMade by scripts/vendor_charts.sh. It holds parts of:\n\n${notices.join("\n\n---\n\n").replaceAll("*/", "* /")}\n*/\n${source}`);
+process.stdout.write(`/*\nMade by scripts/tools/vendor_charts.sh. It holds parts of:\n\n${notices.join("\n\n---\n\n").replaceAll("*/", "* /")}\n*/\n${source}`);
 JS
 ls -l charts.js

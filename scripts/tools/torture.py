@@ -1,6 +1,6 @@
 """Kill a sweep of nine jobs at random moments, run its command again until it is done, compare with an undisturbed one.
 
-    python scripts/torture.py --trials 100
+    python scripts/tools/torture.py --trials 100
 
 Every weight, average, optimiser state, sample, metric and logged value of every job must be the same, by `torch.equal`.
 In every second trial two copies of the command share the sweep. Processes are real and signals too; to make a trial a

@@ -1,6 +1,6 @@
 """Write the table of docs/samplers.md: every sampler's error on a Gaussian, in closed form and measured.
 
-    python scripts/samplers.py
+    python scripts/studies/samplers.py
 
 Of the page only what stands between `<!-- table: gaussian -->` and `<!-- end -->` is written.
 """
@@ -23,7 +23,7 @@ from ncsn_lightning.core.atomic_files import replacing
 from ncsn_lightning.core.randomness import keyed_generator
 from ncsn_lightning.samplers.closed_form import Errors, errors, sample_moments, smoothed, wasserstein
 
-PAGE = Path(__file__).parents[1] / "docs" / "samplers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
 MARKS = re.compile(r"(<!-- table: gaussian -->\n).*?(<!-- end -->)", re.DOTALL)
 N, SEEDS, STEPS, EXCESS = 20_000, 5, 10, 1.03
 LADDER = Karras(sigma_min=0.05, sigma_max=8.0, num_levels=18)

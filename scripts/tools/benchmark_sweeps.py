@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ncsn_lightning.sweeps.folder import read_sweep
 
-TRAIN = Path(__file__).parent / "train.py"
+TRAIN = Path(__file__).parents[1] / "train.py"
 SHORT = (
     *("network.hidden_dims=[16,16]", "trainer.max_steps=50", "data.steps_per_epoch=50", "data.validation_size=64"),
     *("score_test.num_points=64", "sampler.steps_per_level=2", "callbacks.figures.num_samples=50"),

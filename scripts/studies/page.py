@@ -17,7 +17,7 @@ from ncsn_lightning.report.write import duration
 from ncsn_lightning.runs.summary import revision, versions
 from ncsn_lightning.sweeps.folder import Sweep, read_sweep
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 MAX_BYTES = 300_000
 
