@@ -96,7 +96,7 @@ def _run(words, cwd, env, files, session):
     style.RC["figure.dpi"] = 70  # a figure at its own resolution takes a second
     MEDIA_TMP.__init__("wandb-media")  # its end removes the folder, which must not be that of all other forks
     sys.argv = words
-    sys.path.insert(0, str(SCRIPTS))
+    sys.path.insert(0, os.path.dirname(words[0]))
     try:
         runpy.run_path(words[0], run_name="__main__")
     finally:

@@ -105,7 +105,7 @@ def test_make_results_trains_draws_and_keeps_the_sentences(tmp_path):
     page.write_text(PAGE.format("targets"))
     options = ["--only", "targets", "--root", tmp_path / "runs", "--page", page, "--launcher", "basic"]
     for _ in range(2):  # the second time there is nothing to train
-        done = script("results", *options, *TINY, "distribution=moons,circles", "seed=0", cwd=tmp_path)
+        done = script("studies/results", *options, *TINY, "distribution=moons,circles", "seed=0", cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         text = page.read_text()
         assert text.startswith("# Results\n\nBefore.\n")
