@@ -5,7 +5,7 @@ REF ?= main
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test test-cluster check figures results reproduce pareto same benchmark benchmark-sweeps torture clean
+.PHONY: setup train test test-cluster check figures house results reproduce pareto same benchmark benchmark-sweeps torture clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ check: $(STAMP)  ## everything that must hold before a change lands
 
 figures: $(STAMP)  ## draw the pictures that README and docs show
 	$(BIN)/python scripts/studies/figures.py $(ARGS)
+
+house: $(STAMP)  ## write the page of the package's rooms, files and public names, and its picture
+	$(BIN)/python scripts/tools/house.py
 
 pareto: $(STAMP)  ## draw what every sampler makes of its evaluations, on the truth and on networks
 	$(BIN)/python scripts/studies/reproduce.py pareto $(ARGS)
