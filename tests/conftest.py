@@ -2,16 +2,21 @@
 
 import logging
 import os
+import signal
 import sys
 
 import jaxtyping
 import pytest
 import torch
+from wandb.sdk.lib.logger_capture import LoggerHandler
 
 from ncsn_lightning import cli
 from ncsn_lightning.config.plain import composed
 from ncsn_lightning.plotting import style
 
+for signum in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(signum) == signal.SIG_IGN:  # as where nohup or a script's background job runs the tests
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -24,11 +29,16 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture(autouse=True)
-def _wandb_places():
-    """What a W&B run in this process said of its files is no choice of the user's for the next test's processes."""
+def _wandb_leaves_nothing():
+    """A W&B run in this process has ended with its test, and its places are no choice of the next test's user."""
     yield
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         os.environ.pop(name, None)
+    root = logging.getLogger()
+    left = [handler for handler in root.handlers if isinstance(handler, LoggerHandler)]
+    for handler in left:
+        root.removeHandler(handler)
+    assert not left, "a W&B run goes on"
 
 
 @pytest.fixture
