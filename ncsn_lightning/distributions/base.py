@@ -17,11 +17,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.randomness import keyed_generator
-from ..core.validation import described
+from ..core.validation import Rows, Values, described
 
 ROUNDING = 1e-12
 """Of the data's deviation: a mean nearer to the origin is 0 but for rounding."""
@@ -103,10 +103,10 @@ class Distribution(nn.Module, ABC):
         return clean + sigma * torch.randn(clean.shape, generator=generator, device=clean.device)
 
     @abstractmethod
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         """log p_σ of rows."""
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         """∇ₓ log p_σ of rows; by differentiation or better."""
         return torch.func.grad(lambda x: self._log_prob(x, sigma).sum())(x)
 
@@ -131,7 +131,7 @@ class Distribution(nn.Module, ABC):
 
     def _rows(
         self, x: Float[Tensor, "*#batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> tuple[torch.Size, Float64[Tensor, "n 2"], Float64[Tensor, "n"]]:
+    ) -> tuple[torch.Size, Rows, Values]:
         """Broadcast points and levels against each other, flatten the batch, go to float64."""
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
         shape = torch.broadcast_shapes(x.shape[:-1], level.shape)
@@ -238,8 +238,8 @@ class _Centred(Distribution):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
         return (self.original.sample(n, generator=generator).double() - self.original.mean).float()
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return self.original._log_prob(x + self.original.mean, sigma)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         return self.original._score(x + self.original.mean, sigma)

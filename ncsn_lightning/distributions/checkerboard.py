@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.validation import Positive, strict
+from ..core.validation import Positive, Rows, Values, strict
 from .base import Distribution
 
 CELLS = ((-2, 0), (-1, 1))  # even and odd columns
@@ -59,12 +59,12 @@ class Checkerboard(Distribution):
         inside = torch.rand(n, 2, dtype=torch.float64, device=device, generator=generator)
         return (self.edges[parity, column] + self.cell_size * inside.clamp(MARGIN, 1 - MARGIN)).float()
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]
         smooth = torch.logsumexp(self._stripes(x, level)[0].logsumexp(-1).sum(1), dim=-1)
         return torch.where(sigma > 0, smooth, self._log_indicator(x)) - math.log(8 * self.cell_size**2)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]
         log_cells, slopes = self._stripes(x, level)
         cell_shares = torch.softmax(log_cells, dim=-1)
@@ -72,12 +72,12 @@ class Checkerboard(Distribution):
         score = (parity_shares * (cell_shares * slopes).sum(-1)).sum(-1)
         return torch.where(sigma[:, None] > 0, score, 0.0)
 
-    def _log_indicator(self, x: Float64[Tensor, "n 2"]) -> Float64[Tensor, "n"]:
+    def _log_indicator(self, x: Rows) -> Values:
         column = (x / self.cell_size).floor()
         inside = ((column >= -2) & (column < 2)).all(-1) & (column.sum(-1).remainder(2) == 0)
         return torch.where(inside, 0.0, -torch.inf).to(x.dtype)
 
-    def _stripes(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n 1"]) -> tuple[Stripes, Stripes]:
+    def _stripes(self, x: Rows, sigma: Float64[Tensor, "n 1"]) -> tuple[Stripes, Stripes]:
         """log(Φ(upper) − Φ(lower)) and its derivative in x."""
         centred = x[..., None, None] - self.edges - self.cell_size / 2
         side = torch.where(centred > 0, -1.0, 1.0)  # reflect into the lower tail of Φ

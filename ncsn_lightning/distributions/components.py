@@ -27,6 +27,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
+from ..core.validation import Rows, Values
+
 ENTRIES_COMPILED = 2**24  # a compiled graph unrolls the loop over chunks, so there it has few of them
 NEGLIGIBLE = -100.0  # below it exp is nothing beside 1; left to underflow it is twice as slow
 FEW_STATISTICS = 24
@@ -52,35 +54,35 @@ class Components(nn.Module, ABC):
         super().__init__()
         self.components = components
 
-    def log_sum(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def log_sum(self, x: Rows, sigma: Values) -> Values:
         """log p_σ."""
         return torch.cat([self._log_sum(*chunk) for chunk in self._chunks(x, sigma)])
 
-    def responsibilities(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n K"]:
+    def responsibilities(self, x: Rows, sigma: Values) -> Float64[Tensor, "n K"]:
         """r_k(x), which sum to 1 over the components."""
         chunks = (self._terms(self._exponents(*chunk))[1] for chunk in self._chunks(x, sigma))
         terms = torch.cat([chunk.movedim(self.dim, -1) for chunk in chunks])
         return terms / terms.sum(-1, keepdim=True)
 
     @abstractmethod
-    def score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def score(self, x: Rows, sigma: Values) -> Rows:
         """∇ log p_σ."""
 
     @abstractmethod
-    def _given(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Given:
+    def _given(self, x: Rows, sigma: Values) -> Given:
         """What `_exponents` takes, for all rows."""
 
     @abstractmethod
     def _exponents(self, *given: Float64[Tensor, "n ..."]) -> Exponents:
         """ℓ_k, in memory of its own."""
 
-    def _chunks(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> list[Given]:
+    def _chunks(self, x: Rows, sigma: Values) -> list[Given]:
         """So many rows at once that the matrix of exponents stays small."""
         entries = ENTRIES_COMPILED if torch.compiler.is_compiling() else self.entries
         count = max(1, -(-len(x) * self.components // entries))
         return list(zip(*(field.chunk(count) for field in self._given(x, sigma)), strict=True))
 
-    def _log_sum(self, *given: Float64[Tensor, "n ..."]) -> Float64[Tensor, "n"]:
+    def _log_sum(self, *given: Float64[Tensor, "n ..."]) -> Values:
         largest, terms = self._terms(self._exponents(*given))
         return largest.squeeze(self.dim) + terms.sum(self.dim).log()
 
@@ -123,16 +125,16 @@ class Own(Components):
         for name, value in constants.items():
             self.register_buffer(name, value.contiguous(), persistent=False)
 
-    def score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def score(self, x: Rows, sigma: Values) -> Rows:
         return torch.cat([self._pull(*chunk) for chunk in self._chunks(x, sigma)])
 
-    def _pull(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _pull(self, x: Rows, sigma: Values) -> Rows:
         away, precisions = self._away(x), self._precisions(sigma)
         _, terms = self._terms(self._exponents_of(away, precisions))
         forces = (away * precisions * terms).flatten(0, 1)
         return (self.axes.T @ forces / -terms.sum(0)).T
 
-    def _given(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Given:
+    def _given(self, x: Rows, sigma: Values) -> Given:
         return x, sigma
 
     def _exponents(self, *given: Float64[Tensor, "n ..."]) -> Exponents:
@@ -146,11 +148,11 @@ class Own(Components):
         constant = (first * second).log().mul(0.5).add(self.log_weights)
         return constant.addcmul(along, first, value=-0.5).addcmul(across, second, value=-0.5)
 
-    def _away(self, x: Float64[Tensor, "n 2"]) -> Float64[Tensor, "2 K n"]:
+    def _away(self, x: Rows) -> Float64[Tensor, "2 K n"]:
         """u · (x − m) and v · (x − m)."""
         return torch.addmm(self.shift, self.axes, x.T).view(2, self.components, -1)
 
-    def _precisions(self, sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "2 K #n"]:
+    def _precisions(self, sigma: Values) -> Float64[Tensor, "2 K #n"]:
         """1 / A and 1 / B."""
         level = sigma[:1] if sigma.stride(0) == 0 else sigma  # the same for all rows, or one for each
         return (self.variances + level.square()).reciprocal()
@@ -189,7 +191,7 @@ class Shared(Components):
             "coefficients", (coefficients[:, None] * member).flatten(0, 1), persistent=False
         )  # [FG, K]
 
-    def score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def score(self, x: Rows, sigma: Values) -> Rows:
         moments = torch.cat([self._moments(*chunk) for chunk in self._chunks(x, sigma)])
         along, across = self._precisions(sigma)
         groups, x = across.shape[1], x[:, None]
@@ -208,7 +210,7 @@ class Shared(Components):
         (statistics,) = given
         return statistics @ self.coefficients
 
-    def _given(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Given:
+    def _given(self, x: Rows, sigma: Values) -> Given:
         """φ(x, σ), F statistics for each of G groups, in the order of the rows of C."""
         along, across = self._precisions(sigma)
         (first, second), square = x[:, :, None].unbind(1), x.square().sum(-1, keepdim=True)
@@ -221,7 +223,7 @@ class Shared(Components):
             constant.append(excess)
         return (torch.stack(statistics + constant, dim=1).flatten(1),)
 
-    def _precisions(self, sigma: Float64[Tensor, "n"]) -> tuple[Float64[Tensor, "n G"], Float64[Tensor, "n G"]]:
+    def _precisions(self, sigma: Values) -> tuple[Float64[Tensor, "n G"], Float64[Tensor, "n G"]]:
         """1/A and 1/B for every row and group."""
         along, across = (self.group_variances + sigma.square()[:, None, None]).reciprocal().unbind(-1)
         return along, across
@@ -242,7 +244,7 @@ def cheapest(
     return Own(means, weights, variances, frame)
 
 
-def rotate(direction: Float64[Tensor, "n 2"]) -> Float64[Tensor, "n 2"]:
+def rotate(direction: Rows) -> Rows:
     """By 90 degrees, counterclockwise."""
     return torch.stack([-direction[..., 1], direction[..., 0]], dim=-1)
 

@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.validation import Finite, NonNegative, Positive, strict
+from ..core.validation import Finite, NonNegative, Positive, Rows, Values, strict
 from .mixture import GaussianMixture, isotropic
-from .quadrature import Function, Rule, Values, graded_rule
+from .quadrature import Function, Rule, graded_rule
 
 FAR = 50.0  # units of the curve
 MAX_NODES = 200_000
 
 Pieces = Float64[Tensor, "pieces n 2"]
 Curve = Callable[[Values], Pieces]
-PlaneCurve = Callable[[Values], Float64[Tensor, "n 2"]]
+PlaneCurve = Callable[[Values], Rows]
 
 
 class NoisyCurve(GaussianMixture):
@@ -103,7 +103,7 @@ def _derivative(curve: PlaneCurve) -> PlaneCurve:
     return lambda t: _pair(first(t), second(t))
 
 
-def _pair(first: Values, second: Values) -> Float64[Tensor, "n 2"]:
+def _pair(first: Values, second: Values) -> Rows:
     return torch.stack([first, second], dim=-1)
 
 

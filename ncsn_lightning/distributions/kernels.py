@@ -18,6 +18,7 @@ from jaxtyping import Float64, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from ..core.validation import Rows, Values
 from .lattice import COLUMN, RINGS, Lattice, Sums, tile_keys, tiles
 from .mixture import GaussianMixture, isotropic
 
@@ -75,15 +76,15 @@ class KernelDensity(nn.Module):
         """The points as a tree, in which the nearest are found."""
         return cKDTree(self.points.cpu().numpy(), balanced_tree=False, compact_nodes=False)
 
-    def log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def log_prob(self, x: Rows, sigma: Values) -> Values:
         """log p_σ of rows."""
         return self(x, sigma)[:, 0]
 
-    def score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def score(self, x: Rows, sigma: Values) -> Rows:
         """∇ₓ log p_σ of rows."""
         return self(x, sigma)[:, 1:]
 
-    def forward(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Sums:
+    def forward(self, x: Rows, sigma: Values) -> Sums:
         """log p_σ and its gradient."""
         width = (self.bandwidth**2 + sigma.square()).sqrt()
         octaves = (2 * width.detach().log2()).floor().long()
@@ -91,7 +92,7 @@ class KernelDensity(nn.Module):
         parts = [self._of_octave(x[r], width[r], int(octaves[r[0]])) for r in rows]
         return torch.cat([x.new_empty(0, 3), *parts])[torch.cat([octaves[:0], *rows]).argsort()]
 
-    def _of_octave(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"], octave: int) -> Sums:
+    def _of_octave(self, x: Rows, width: Values, octave: int) -> Sums:
         lattice = self._lattice(octave)
         mass, slopes = (lattice.sums(x, width) if lattice else self._near_sums(x, width, octave)).split([1, 2], dim=-1)
         least = math.exp(-(REACH**2) / 2) / len(self.points)
@@ -127,7 +128,7 @@ class KernelDensity(nn.Module):
             self._sorted = {octave: kept}
         return kept
 
-    def _near_sums(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"], octave: int) -> Sums:
+    def _near_sums(self, x: Rows, width: Values, octave: int) -> Sums:
         """The sum over the points in the tiles around each x, and its gradient."""
         keys, points = self._in_tiles(octave)
         middle = tile_keys(tiles(x, self._origin, octave))[:, None]
@@ -139,7 +140,7 @@ class KernelDensity(nn.Module):
         split = zip(*(field.split(pieces) for field in (x, width, first, counts)), strict=True)
         return torch.cat([_pair_sums(points, *piece) for piece in split])
 
-    def _nearest(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"]) -> Sums:
+    def _nearest(self, x: Rows, width: Values) -> Sums:
         """log p_σ and its gradient by the nearest points alone."""
         nearest = torch.tensor(self.tree.query(x.detach().tolist(), k=NEAREST)[1], device=x.device)
         away = self.points[nearest] - x[:, None]
@@ -160,8 +161,8 @@ def kernel_density(points: Float64[Tensor, "N 2"], *, bandwidth: float) -> Gauss
 
 def _pair_sums(
     points: Float64[Tensor, "N 2"],
-    x: Float64[Tensor, "n 2"],
-    width: Float64[Tensor, "n"],
+    x: Rows,
+    width: Values,
     first: Int64[Tensor, "n stretches"],
     counts: Int64[Tensor, "n stretches"],
 ) -> Sums:

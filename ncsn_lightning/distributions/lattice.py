@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from ..core.validation import Rows, Values
+
 PER_WIDTH = 4
 """Nodes in a length w along an axis."""
 
@@ -149,7 +151,7 @@ class Lattice:
         values = (weights[:, None] * along)[:, :, None] * across[:, None]
         self.weights.view(-1).index_add_(0, index.flatten(), values.flatten())
 
-    def sums(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"]) -> Sums:
+    def sums(self, x: Rows, width: Values) -> Sums:
         """The sum of all Gaussians of width τ and its gradient, at points in data units."""
         tile = tiles(x, self.origin, self.octave)
         order, group, slot, first, height = _groups(tile_keys(tile))

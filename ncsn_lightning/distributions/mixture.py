@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..core.validation import Rows, Values
 from .base import Distribution
 from .components import cheapest, rotate
 
@@ -73,10 +74,10 @@ class GaussianMixture(Distribution):
         moved._constant("means", self.means - self.mean)
         return moved
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return self.components.log_sum(x - self.mean, sigma)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         return self.components.score(x - self.mean, sigma)
 
 
@@ -138,7 +139,7 @@ def _covariance(
     return within + torch.einsum("k,ki,kj->ij", weights, centred, centred)
 
 
-def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Float64[Tensor, "n 2"]:
+def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Rows:
     return torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
 
 

@@ -17,9 +17,9 @@ import math
 
 import torch
 
-from ..core.validation import Count, Finite, Positive, strict
+from ..core.validation import Count, Finite, Positive, Values, strict
 from .mixture import GaussianMixture
-from .quadrature import PEAK_STEP, Values, spaced_rule
+from .quadrature import PEAK_STEP, spaced_rule
 
 CUT_OFF = 6.0  # |z₁|
 OFF_AXIS = 7.5  # tangential standard deviations within which every node resolves its neighbourhood

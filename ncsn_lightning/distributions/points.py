@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from ..core.validation import Index, Positive, strict
+from ..core.validation import Index, Positive, Rows, Values, strict
 from . import bandwidth as bandwidth_rules
 from .base import Distribution
 from .kernels import kernel_density
@@ -95,10 +95,10 @@ class Points(Distribution):
         noise = torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
         return self._rounded(chosen + self.bandwidth * noise)
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return self.kernels.log_prob(x, sigma)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         return self.kernels.score(x, sigma)
 
     @cached_property
@@ -135,7 +135,7 @@ def _largest_distance(centred: NDArray[np.float64]) -> float:
     return max(float(np.ptp(ends @ part, axis=0).max()) for part in np.array_split(directions, 64, axis=1))
 
 
-def _width(points: Float64[Tensor, "n 2"], rule: str, path: str) -> float:
+def _width(points: Rows, rule: str, path: str) -> float:
     if (points == points[0]).all():
         raise ValueError(f"path={path}: a single distinct point leaves no automatic bandwidth; give bandwidth a number")
     return (bandwidth_rules.scott if rule == "auto" else bandwidth_rules.most_likely)(points)

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-Values = Float64[Tensor, "n"]
+from ..core.validation import Values
+
 Function = Callable[[Values], Values]
 Rule = tuple[Float64[Tensor, "nodes"], Float64[Tensor, "nodes"]]
 """Nodes and weights."""

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
-from ..core.validation import Count, Positive, strict
+from ..core.validation import Count, Positive, Rows, Values, strict
 from .base import Distribution
 
 TINY = 1e-20  # data units squared: keeps the radius differentiable at the origin
@@ -53,17 +53,17 @@ class ConcentricCircles(Distribution):
         place = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
         return (place + self.noise * noise).float()
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return torch.logsumexp(self._exponents(x, sigma)[0], dim=-1) - math.log(len(self.radii))
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         exponents, z, variance = self._exponents(x, sigma)
         z = z.clamp(min=1e-12)
         pull = self.radii.square() / variance * torch.special.i1e(z) / (z * torch.special.i0e(z))
         return x / variance * ((torch.softmax(exponents, dim=-1) * pull).sum(-1, keepdim=True) - 1)
 
     def _exponents(
-        self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]
+        self, x: Rows, sigma: Values
     ) -> tuple[Float64[Tensor, "n circles"], Float64[Tensor, "n circles"], Float64[Tensor, "n 1"]]:
         """log p_R, z and τ²."""
         variance = self.noise**2 + sigma.square()[:, None]

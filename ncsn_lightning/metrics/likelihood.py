@@ -21,14 +21,14 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torchdiffeq import odeint
 
 from ..core.randomness import keyed_generator
-from ..core.validation import Count, Index, NonNegative, Positive, strict
+from ..core.validation import Count, Index, NonNegative, Positive, Rows, Values, strict
 from ..distributions.base import Distribution
 from ..models.scores import Score, jacobian
 from ..schedules import Schedule
@@ -38,8 +38,6 @@ ROWS = 1000
 
 AtLeastEight = Annotated[int, Field(ge=8)]
 End = Literal["exact", "moment_matched", "gaussian"]
-Points = Float64[Tensor, "n 2"]
-Values = Float64[Tensor, "n"]
 
 
 class Flow(NamedTuple):
@@ -56,11 +54,11 @@ class Flow(NamedTuple):
         """σ at u."""
         return math.sqrt(max(math.exp(2 * u) - self.blur**2, 0.0))
 
-    def velocity(self, u: float, x: Points) -> Points:
+    def velocity(self, u: float, x: Rows) -> Rows:
         """dx/du."""
         return -math.exp(2 * u) * self.score(x, self.sigma(u))
 
-    def with_growth(self, u: float, x: Points) -> tuple[Points, Values]:
+    def with_growth(self, u: float, x: Rows) -> tuple[Rows, Values]:
         """dx/du, and the growth d log p / du = (σ² + τ²) ∇·s along it."""
         rate, (values, derivatives) = math.exp(2 * u), jacobian(self.score, x, self.sigma(u))
         return -rate * values, rate * (derivatives[:, 0, 0] + derivatives[:, 1, 1])
@@ -70,13 +68,13 @@ class Solver(ABC):
     """Carries points from σ_min to σ_max and adds up the growth of their log-density on the way."""
 
     @abstractmethod
-    def solve(self, flow: Flow, x: Points, start: float, end: float) -> tuple[Points, Values]:
+    def solve(self, flow: Flow, x: Rows, start: float, end: float) -> tuple[Rows, Values]:
         """The points at u = `end`, and the integral of the growth, nats."""
 
     @torch.no_grad()
     def __call__(
-        self, score: Score, x: Points, *, sigma_min: float, sigma_max: float, blur: float
-    ) -> tuple[Points, Values]:
+        self, score: Score, x: Rows, *, sigma_min: float, sigma_max: float, blur: float
+    ) -> tuple[Rows, Values]:
         """The points at σ_max, and ∫ σ ∇·s dσ along their ways, nats.
 
         Args:
@@ -106,7 +104,7 @@ class RungeKutta(Solver):
     def __init__(self, *, steps: AtLeastEight = 32) -> None:
         self.steps = steps
 
-    def solve(self, flow: Flow, x: Points, start: float, end: float) -> tuple[Points, Values]:
+    def solve(self, flow: Flow, x: Rows, start: float, end: float) -> tuple[Rows, Values]:
         h = (end - start) / self.steps
         integral = torch.zeros_like(x[:, 0])
         for node, weight in enumerate(self._weights()):
@@ -137,7 +135,7 @@ class DormandPrince(Solver):
     def __init__(self, *, tolerance: Positive = 1e-6, max_steps: Count = 1000) -> None:
         self.tolerance, self.max_steps = tolerance, max_steps
 
-    def solve(self, flow: Flow, x: Points, start: float, end: float) -> tuple[Points, Values]:
+    def solve(self, flow: Flow, x: Rows, start: float, end: float) -> tuple[Rows, Values]:
         """As in the base class.
 
         Raises:
@@ -145,7 +143,7 @@ class DormandPrince(Solver):
         """
         reached = start
 
-        def right_hand_side(u: Tensor, state: tuple[Points, Values]) -> tuple[Points, Values]:
+        def right_hand_side(u: Tensor, state: tuple[Rows, Values]) -> tuple[Rows, Values]:
             nonlocal reached
             reached = float(u)
             return flow.with_growth(reached, state[0])
@@ -241,16 +239,16 @@ class Likelihood:
             mismatch=Estimate.of(self.distribution.log_prob(end, self.sigma_max) - log_prior),
         )
 
-    def _points(self) -> Points:
+    def _points(self) -> Rows:
         generator = keyed_generator(self.seed, "likelihood")
         clean = self.distribution.sample(self.num_points, generator=generator).double()
         return clean + self.sigma_min * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
 
-    def _carry(self, score: Score, x: Float[Tensor, "n 2"]) -> tuple[Points, Values]:
+    def _carry(self, score: Score, x: Float[Tensor, "n 2"]) -> tuple[Rows, Values]:
         ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         return self.solver(score, x.double(), blur=self.distribution.blur, **ends)
 
-    def _log_prior(self, x: Points) -> Values:
+    def _log_prior(self, x: Rows) -> Values:
         variance = self.sigma_max**2 * torch.eye(2, dtype=torch.float64)
         match self.prior:
             case "exact":

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..core.validation import Count, Positive, strict
+from ..core.validation import Column, Count, Positive, Sigma, Vectors, strict
 
 NEGLIGIBLE = -30.0
 """Of exp: what is smaller yet would end in denormal numbers, which slow everything that touches them."""
@@ -84,12 +84,7 @@ class Network(nn.Module, ABC):
     """A backbone from points and noise levels to two numbers a point."""
 
     @abstractmethod
-    def forward(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma, scale: Column | float = 1.0) -> Vectors:
         """F at noisy points.
 
         Args:
@@ -118,12 +113,7 @@ class MLP(Network):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma, scale: Column | float = 1.0) -> Vectors:
         of_x, of_level = self.first.weight.split([2, self.first.in_features - 2], dim=1)
         level = F.linear(self.embed(sigma), of_level, self.first.bias)
         h = F.linear(x, of_x, level) if level.dim() == 1 else F.linear(x, of_x) + level
@@ -180,12 +170,7 @@ class FiLM(Network):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma, scale: Column | float = 1.0) -> Vectors:
         film = self.film(self.embed(sigma)).split([layer.out_features for layer in self.layers for _ in range(2)], -1)
         phase = F.linear(x, self.omega)
         exponent = -(scale * sigma.unsqueeze(-1)).square() * self.omega.square().sum(-1) / 2

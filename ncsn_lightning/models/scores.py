@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from ..core.validation import NonNegative, Positive, column, strict
+from ..core.validation import Column, NonNegative, Positive, Sigma, Vectors, column, strict
 from ..distributions.base import Distribution
 from .networks import Network
 
@@ -27,18 +27,14 @@ the system after every layer, and to be given it anew costs as much as the layer
 class Score(Protocol):
     """A score as samplers, objectives and metrics call it; its values are in 1 / data units."""
 
-    def __call__(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float, /
-    ) -> Float[Tensor, "*batch 2"]: ...
+    def __call__(self, x: Vectors, sigma: Sigma | float, /) -> Vectors: ...
 
 
 @runtime_checkable
 class Density(Score, Protocol):
     """A score that also knows of what it is the gradient."""
 
-    def log_density(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float, /
-    ) -> Float[Tensor, "*batch"]:
+    def log_density(self, x: Vectors, sigma: Sigma | float, /) -> Float[Tensor, "*batch"]:
         """log p_σ(x) in nats, up to a constant for each σ."""
         ...
 
@@ -53,14 +49,10 @@ class ExactScore:
 
     distribution: Distribution
 
-    def __call__(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> Float[Tensor, "*batch 2"]:
+    def __call__(self, x: Vectors, sigma: Sigma | float) -> Vectors:
         return self.distribution.score(x, sigma)
 
-    def log_density(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> Float[Tensor, "*batch"]:
+    def log_density(self, x: Vectors, sigma: Sigma | float) -> Float[Tensor, "*batch"]:
         return self.distribution.log_prob(x, sigma)
 
 
@@ -79,12 +71,10 @@ class Uncentred(nn.Module):
         self.score = score
         self.register_buffer("center", center, persistent=False)
 
-    def forward(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma | float) -> Vectors:
         return self.score(self._centred(x), sigma).to(x.dtype)
 
-    def _centred(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    def _centred(self, x: Vectors) -> Vectors:
         weight = next(self.parameters(), None)
         return (x.double() - self.center).to(torch.float32 if weight is None else weight.dtype)
 
@@ -94,9 +84,7 @@ class UncentredDensity(Uncentred):
 
     score: Density
 
-    def log_density(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> Float[Tensor, "*batch"]:
+    def log_density(self, x: Vectors, sigma: Sigma | float) -> Float[Tensor, "*batch"]:
         return self.score.log_density(self._centred(x), sigma).to(x.dtype)
 
 
@@ -133,9 +121,7 @@ class ScoreModel(nn.Module, ABC):
         super().__init__()
         self.network = network
 
-    def forward(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma | float) -> Vectors:
         """The score at `x`; `sigma` in data units, of any shape that broadcasts."""
         level = column(sigma, x)
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.dim() != 2 or len(x) <= ROWS:
@@ -145,7 +131,7 @@ class ScoreModel(nn.Module, ABC):
         return torch.cat([self.score(*pair) for pair in zip(parts, levels, strict=True)])
 
     @abstractmethod
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
+    def score(self, x: Vectors, sigma: Column) -> Vectors:
         """The parametrisation, with σ shaped as a column."""
 
 
@@ -156,7 +142,7 @@ class Raw(ScoreModel):
     def __init__(self, *, network: Network) -> None:
         super().__init__(network)
 
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
+    def score(self, x: Vectors, sigma: Column) -> Vectors:
         return self.network(x, sigma.squeeze(-1))
 
 
@@ -167,7 +153,7 @@ class Scaled(ScoreModel):
     def __init__(self, *, network: Network) -> None:
         super().__init__(network)
 
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
+    def score(self, x: Vectors, sigma: Column) -> Vectors:
         return self.network(x, sigma.squeeze(-1)) / sigma
 
 
@@ -181,7 +167,7 @@ class Unconditional(ScoreModel):
     def __init__(self, *, network: Network) -> None:
         super().__init__(network)
 
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
+    def score(self, x: Vectors, sigma: Column) -> Vectors:
         return self.network(x, torch.ones_like(sigma[..., 0]), scale=0.0) / sigma
 
 
@@ -229,7 +215,7 @@ class Preconditioned(_UnitVariance):
     The second form has no difference of nearly equal numbers.
     """
 
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
+    def score(self, x: Vectors, sigma: Column) -> Vectors:
         c_in, u, inner = self._parts(x, sigma)
         return c_in * (inner - u)
 
@@ -244,19 +230,17 @@ class Energy(_UnitVariance):
     Model the Energy or the Score?, Salimans & Ho, 2021 (the idea of an energy from a vector-valued backbone).
     """
 
-    def energy(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float) -> Float[Tensor, "*batch"]:
+    def energy(self, x: Vectors, sigma: Sigma | float) -> Float[Tensor, "*batch"]:
         """E(x, σ) in nats: −log p_σ(x) up to a constant for each σ."""
         return self._energy(x, column(sigma, x))
 
-    def log_density(
-        self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> Float[Tensor, "*batch"]:
+    def log_density(self, x: Vectors, sigma: Sigma | float) -> Float[Tensor, "*batch"]:
         return -self.energy(x, sigma)
 
-    def _energy(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch"]:
+    def _energy(self, x: Vectors, sigma: Column) -> Float[Tensor, "*batch"]:
         _, u, inner = self._parts(x, sigma)
         return (u * (u / 2 - inner)).sum(-1)
 
-    def score(self, x: Float[Tensor, "*batch 2"], sigma: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*batch 2"]:
+    def score(self, x: Vectors, sigma: Column) -> Vectors:
         # torch.func composes with vmap, and differentiates once more in training.
         return torch.func.grad(lambda points: -self._energy(points, sigma).sum())(x)

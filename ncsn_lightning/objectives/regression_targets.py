@@ -15,9 +15,9 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ..core.validation import Count, column, described, strict
+from ..core.validation import Count, Sigma, Vectors, column, described, strict
 from ..distributions.base import Distribution
 from .cell_list import CellList
 
@@ -25,7 +25,7 @@ ROWS = 1024
 """Rows whose targets are found at once: what they need stays in the processor's cache."""
 
 
-def squared_error(score: Float[Tensor, "*batch 2"], target: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+def squared_error(score: Vectors, target: Vectors) -> Float[Tensor, "*batch"]:
     """e of every row, unweighted and unreduced."""
     return (score - target).square().sum(-1)
 
@@ -42,14 +42,7 @@ class Objective(ABC):
     __repr__ = described
 
     @abstractmethod
-    def target(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        noise: Float[Tensor, "*batch 2"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "*batch 2"]:
+    def target(self, x: Vectors, sigma: Sigma, noise: Vectors, *, generator: Generator | None = None) -> Vectors:
         """The field at `x + sigma * noise`, in 1 / data units.
 
         Args:
@@ -70,14 +63,7 @@ class Denoising(Objective):
 
     of_rows_alone = True
 
-    def target(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        noise: Float[Tensor, "*batch 2"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "*batch 2"]:
+    def target(self, x: Vectors, sigma: Sigma, noise: Vectors, *, generator: Generator | None = None) -> Vectors:
         return -noise / column(sigma, x)
 
 
@@ -112,14 +98,7 @@ class StableTarget(Objective):
         x = self.distribution.typical_points[:1024].float().cpu()
         return torch.pdist(x, p=float("inf")).sort().values
 
-    def target(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        noise: Float[Tensor, "*batch 2"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "*batch 2"]:
+    def target(self, x: Vectors, sigma: Sigma, noise: Vectors, *, generator: Generator | None = None) -> Vectors:
         pool = self.distribution.sample(self.pool_size, generator=generator).to(x.dtype)
         levels = sigma.expand(x.shape[:-1]).reshape(-1)
         rows, noises = x.reshape(-1, 2), noise.reshape(-1, 2)
@@ -170,14 +149,7 @@ class Exact(Objective):
     def __init__(self, *, distribution: Distribution) -> None:
         self.distribution = distribution
 
-    def target(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        noise: Float[Tensor, "*batch 2"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "*batch 2"]:
+    def target(self, x: Vectors, sigma: Sigma, noise: Vectors, *, generator: Generator | None = None) -> Vectors:
         noisy, levels = (x + column(sigma, x) * noise).reshape(-1, 2), sigma.expand(x.shape[:-1]).reshape(-1)
         pieces = zip(noisy.split(ROWS), levels.split(ROWS), strict=True)
         return torch.cat([self.distribution.score(*piece) for piece in pieces]).view(x.shape)

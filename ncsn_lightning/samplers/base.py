@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..core.randomness import keyed_generator
 from ..core.validation import described, strict
@@ -21,6 +21,15 @@ from ..distributions.base import Distribution
 from ..models.scores import Score
 
 Prior = Literal["gaussian", "moment_matched", "uniform"]
+
+State = Float[Tensor, "n 2"]
+"""Where n chains are, in data units."""
+
+Sigmas = Float[Tensor, "levels"]
+"""A ladder of noise levels, decreasing, in data units."""
+
+Level = Float[Tensor, ""]
+"""One of them."""
 
 
 class Sampler(ABC):
@@ -42,14 +51,7 @@ class Sampler(ABC):
     __repr__ = described
 
     @abstractmethod
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
         """Yield the state after the work of every level, before any denoising; `x` may be overwritten."""
 
     @abstractmethod
@@ -59,30 +61,25 @@ class Sampler(ABC):
         Exactly so often, unless the sampler chooses its own steps: then it is the budget that the walk never exceeds.
         """
 
-    def reached(self, sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "states"]:
+    def reached(self, sigmas: Sigmas) -> Float[Tensor, "states"]:
         """The level whose p_σ each of the L + 1 states of `walk` is meant to follow; 0 once denoised."""
         return self._ended(torch.cat([sigmas, sigmas[-1:]]))
 
     def _ended(self, levels: Float[Tensor, "states"]) -> Float[Tensor, "states"]:
         return torch.cat([levels[:-1], levels.new_zeros(1)]) if self.denoise else levels
 
-    def check(self, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027  (most samplers fit every ladder)
+    def check(self, sigmas: Sigmas) -> None:  # noqa: B027  (most samplers fit every ladder)
         """Raise ValueError where this sampler cannot walk this ladder."""
 
-    def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:  # noqa: B027
+    def check_target(self, target: Distribution, sigmas: Sigmas) -> None:  # noqa: B027
         """Raise ValueError where, besides, chains of this sampler cannot stay on this target."""
 
     def check_score(self, score: Score) -> None:  # noqa: B027
         """Raise ValueError where this sampler asks of a score what this one does not have."""
 
     def start(
-        self,
-        n: int,
-        target: Distribution,
-        sigma_max: Float[Tensor, ""] | float,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "n 2"]:
+        self, n: int, target: Distribution, sigma_max: Level | float, *, generator: Generator | None = None
+    ) -> State:
         """Draw `n` points of the prior, of the dtype of the target's samples, on its device."""
         device = target.mean.device
         if self.prior == "uniform":
@@ -97,13 +94,8 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def trajectory(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+        self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None = None
+    ) -> Iterator[State]:
         """Walk down the ladder from `x` and yield the state after every level, the last one denoised if asked for."""
         self.check(sigmas)
         self.check_score(score)
@@ -113,9 +105,7 @@ class Sampler(ABC):
             else:
                 yield state.clone()
 
-    def walk(
-        self, score: Score, target: Distribution, sigmas: Float[Tensor, "levels"], *, n: int, seed: int
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def walk(self, score: Score, target: Distribution, sigmas: Sigmas, *, n: int, seed: int) -> Iterator[State]:
         """`n` chains as a function of the seed: their draw of the prior, then the state after every level.
 
         The prior is drawn on the target's device, the chains run on that of `sigmas`.
@@ -125,14 +115,7 @@ class Sampler(ABC):
         yield x
         yield from self.trajectory(score, x, sigmas, generator=keyed_generator(seed, "samples", device=sigmas.device))
 
-    def __call__(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "n 2"]:
+    def __call__(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None = None) -> State:
         """The last state of `trajectory`."""
         *_, last = self.trajectory(score, x, sigmas, generator=generator)
         return last
@@ -142,30 +125,15 @@ class Chain(Sampler):
     """Markov chains that are led to p_σ at one level after the other; a subclass owns the work at a level."""
 
     @abstractmethod
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
         """Do the work of level `sigmas[index]` and return the new state; `x` may be overwritten."""
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
         for index in range(len(sigmas)):
             x = self.level(score, x, sigmas, index, generator=generator)
             yield x
 
-    def reached(self, sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "states"]:
+    def reached(self, sigmas: Sigmas) -> Float[Tensor, "states"]:
         return self._ended(torch.cat([sigmas[:1], sigmas]))
 
 
@@ -182,31 +150,16 @@ class Stepper(Sampler):
         super().__init__(prior=prior, denoise=denoise)
 
     @abstractmethod
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
         """Carry a state from the level `sigma` to the next one, `lower`; `x` may be overwritten."""
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
         for sigma, lower in pairwise(sigmas):
             x = self.step(score, x, sigma, lower, generator=generator)
             yield x
         yield x
 
 
-def noise_like(x: Float[Tensor, "n 2"], generator: torch.Generator | None) -> Float[Tensor, "n 2"]:
+def noise_like(x: State, generator: Generator | None) -> State:
     """Standard normal numbers with the shape, dtype and device of `x`."""
     return torch.empty_like(x).normal_(generator=generator)

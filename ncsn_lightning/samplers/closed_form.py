@@ -20,13 +20,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..distributions.base import Distribution
 from ..models.scores import ExactScore, Score
-from .base import Sampler
+from .base import Level, Sampler, Sigmas, State
 
 AFFINE_TO = 1e-3
 """Largest distance, in deviations, by which two readings of one map may differ: an adaptive solver's own tolerance."""
@@ -39,12 +39,12 @@ class Gaussian(NamedTuple):
     covariance: Float64[Tensor, "2 2"]
 
 
-def smoothed(target: Distribution, sigma: Float[Tensor, ""] | float) -> Gaussian:
+def smoothed(target: Distribution, sigma: Level | float) -> Gaussian:
     """N(mean, Cov + σ² I): p_σ itself where the target is Gaussian, else the law of its moments."""
     return Gaussian(target.mean, target.covariance + float(sigma) ** 2 * torch.eye(2, dtype=torch.float64))
 
 
-def sample_moments(x: Float[Tensor, "n 2"]) -> Gaussian:
+def sample_moments(x: State) -> Gaussian:
     """The Gaussian with the mean and covariance of a sample."""
     return Gaussian(x.double().mean(0), x.double().T.cov())
 
@@ -78,7 +78,7 @@ class AffineMap(NamedTuple):
         return Gaussian(self.matrix @ law.mean + self.offset, self.matrix @ law.covariance @ self.matrix.T + self.noise)
 
 
-def affine_map(sampler: Sampler, score: Score, sigmas: Float[Tensor, "levels"]) -> AffineMap:
+def affine_map(sampler: Sampler, score: Score, sigmas: Sigmas) -> AffineMap:
     """What a walk down a ladder does to its start.
 
     Args:
@@ -98,7 +98,7 @@ def affine_map(sampler: Sampler, score: Score, sigmas: Float[Tensor, "levels"]) 
     return found
 
 
-def _read(sampler: Sampler, score: Score, sigmas: Float[Tensor, "levels"], *, draws: int, size: float) -> AffineMap:
+def _read(sampler: Sampler, score: Score, sigmas: Sigmas, *, draws: int, size: float) -> AffineMap:
     """One reading of the map, with coordinates of `size` instead of 1."""
     x = torch.zeros(3 + 2 * draws, 2, dtype=torch.float64)
     x[1:3] = size * torch.eye(2)
@@ -154,7 +154,7 @@ class Errors(NamedTuple):
     total: float
 
 
-def errors(sampler: Sampler, target: Distribution, sigmas: Float[Tensor, "levels"], *, score: Score) -> Errors:
+def errors(sampler: Sampler, target: Distribution, sigmas: Sigmas, *, score: Score) -> Errors:
     """Split the error of a sampler on a Gaussian target.
 
     Args:

@@ -13,24 +13,17 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Generator
 
 from ..core.validation import Count, Positive, StableRatio, strict
 from ..distributions.base import Distribution
 from ..models.scores import Score
-from .base import Chain, Prior
+from .base import Chain, Level, Prior, Sigmas, State
 
 
 def _langevin_steps(
-    score: Score,
-    x: Float[Tensor, "n 2"],
-    sigma: Float[Tensor, ""],
-    *,
-    alpha: float,
-    count: int,
-    generator: torch.Generator | None,
-) -> Float[Tensor, "n 2"]:
+    score: Score, x: State, sigma: Level, *, alpha: float, count: int, generator: Generator | None
+) -> State:
     """`count` steps of size `alpha` at one level, in place."""
     noise = torch.empty_like(x)
     for _ in range(count):
@@ -73,7 +66,7 @@ class AnnealedLangevin(Chain):
         self.base_step = base_step
         self.steps_per_level = steps_per_level
 
-    def ratio(self, sigmas: Float[Tensor, "levels"]) -> float:
+    def ratio(self, sigmas: Sigmas) -> float:
         """a = α/σ² on this ladder."""
         if self.step_ratio == "auto":
             return technique_4(sigmas, self.steps_per_level)
@@ -82,7 +75,7 @@ class AnnealedLangevin(Chain):
         assert self.base_step is not None
         return self.base_step / float(sigmas[-1]) ** 2
 
-    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+    def check(self, sigmas: Sigmas) -> None:
         if self.step_ratio == "auto" and len(sigmas) < 2:
             raise ValueError(
                 "step_ratio='auto' follows from the ratio of two levels, of which there is one; give a number"
@@ -95,15 +88,7 @@ class AnnealedLangevin(Chain):
                 f"is {ratio:.3g} σ², which must be below 2; keep base_step below {limit:.3g}"
             )
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
         alpha = self.ratio(sigmas) * float(sigmas[index]) ** 2
         return _langevin_steps(score, x, sigmas[index], alpha=alpha, count=self.steps_per_level, generator=generator)
 
@@ -111,7 +96,7 @@ class AnnealedLangevin(Chain):
         return num_levels * self.steps_per_level + self.denoise
 
 
-def technique_4(sigmas: Float[Tensor, "levels"], steps_per_level: int) -> float:
+def technique_4(sigmas: Sigmas, steps_per_level: int) -> float:
     r"""The step ratio a after which chains on a point mass have, relative to the level, the variance nearest to 1.
 
     $$\frac{s_T^2}{\sigma_i^2} = (1 - a)^{2T} \Big(\gamma^2 - \frac{2a}{1 - (1 - a)^2}\Big) + \frac{2a}{1 - (1 - a)^2},
@@ -146,7 +131,7 @@ class Langevin(Chain):
         self.step = step
         self.steps_per_level = steps_per_level
 
-    def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:
+    def check_target(self, target: Distribution, sigmas: Sigmas) -> None:
         sigma = float(sigmas[-1])
         curvature = target.curvature(sigma)
         if self.step * curvature >= 2:
@@ -155,15 +140,7 @@ class Langevin(Chain):
                 f"{1 / curvature:.3g}, and the step must be below twice that; keep step below {2 / curvature:.3g}"
             )
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
         if index < len(sigmas) - 1:
             return x
         return _langevin_steps(

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Generator
 
 from ..core.validation import Count, Positive, strict
 from ..models.scores import Density, Score
-from .base import Chain, Prior, noise_like
+from .base import Chain, Prior, Sigmas, State, noise_like
 
 
 class MALA(Chain):
@@ -47,15 +46,7 @@ class MALA(Chain):
                 "use score=energy, or the exact score (ExactScore, score=exact)"
             )
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
         assert isinstance(score, Density)
         sigma = sigmas[index]
         alpha = self.step_ratio * float(sigma) ** 2

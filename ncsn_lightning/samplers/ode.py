@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 from torchdiffeq import odeint
 
 from ..core.validation import Count, Positive, strict
 from ..models.scores import Score
-from .base import Prior, Sampler, Stepper
+from .base import Level, Prior, Sampler, Sigmas, State, Stepper
 
 
 class NotSolvedError(ValueError):
@@ -37,15 +36,7 @@ class Euler(Stepper):
         prior: see `Sampler`.
     """
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
         return x + sigma * (sigma - lower) * score(x, sigma)
 
     def evaluations(self, num_levels: int) -> int:
@@ -63,24 +54,14 @@ class Heun(Stepper):
         prior: see `Sampler`.
     """
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
         return heun_step(score, x, sigma, lower)
 
     def evaluations(self, num_levels: int) -> int:
         return 2 * (num_levels - 1) + self.denoise
 
 
-def heun_step(
-    score: Score, x: Float[Tensor, "n 2"], sigma: Float[Tensor, ""], lower: Float[Tensor, ""]
-) -> Float[Tensor, "n 2"]:
+def heun_step(score: Score, x: State, sigma: Level, lower: Level) -> State:
     """One step of Heun's rule in σ (Karras et al., 2022, Algorithm 1, lines 4 to 8)."""
     slope = -sigma * score(x, sigma)
     end = x + (lower - sigma) * slope
@@ -108,14 +89,7 @@ class Multistep(Sampler):
     def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
         super().__init__(prior=prior, denoise=denoise)
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
         past: list[tuple[float, Tensor]] = []  # λ and D, the newest first
         for sigma, lower in pairwise(sigmas):
             past = [_denoised(score, x, sigma), *past[:2]]
@@ -133,14 +107,12 @@ class Multistep(Sampler):
         return num_levels * (num_levels > 1) + self.denoise
 
 
-def _denoised(score: Score, x: Float[Tensor, "n 2"], sigma: Float[Tensor, ""]) -> tuple[float, Float[Tensor, "n 2"]]:
+def _denoised(score: Score, x: State, sigma: Level) -> tuple[float, State]:
     """λ = −ln σ and D(x, σ)."""
     return -math.log(sigma), x + sigma**2 * score(x, sigma)
 
 
-def _extrapolated(
-    x: Float[Tensor, "n 2"], known: list[tuple[float, Tensor]], lower: Float[Tensor, ""]
-) -> Float[Tensor, "n 2"]:
+def _extrapolated(x: State, known: list[tuple[float, Tensor]], lower: Level) -> State:
     r"""The step to `lower` from the level of `known[0]`, with Newton's polynomial of D through one to three points.
 
     $D \approx D_0 + d_1 \tau + d_2 \tau (\tau - \tau_1)$, with divided differences d and τ = 0 at the first point, is
@@ -190,14 +162,7 @@ class AdaptiveODE(Sampler):
         self.method, self.rtol, self.atol = method, rtol, atol
         self.max_evaluations = max_evaluations
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
         """Solve at once, then yield.
 
         Raises:
@@ -209,9 +174,7 @@ class AdaptiveODE(Sampler):
             x = states[-1]
         yield x
 
-    def _solve(
-        self, score: Score, x: Float[Tensor, "n 2"], sigmas: Float[Tensor, "levels"]
-    ) -> Float[Tensor, "levels n 2"]:
+    def _solve(self, score: Score, x: State, sigmas: Sigmas) -> Float[Tensor, "levels n 2"]:
         times, spent, sigma = -sigmas.double().log(), 0, sigmas[0]
 
         def drift(time: Tensor, x: Tensor) -> Tensor:

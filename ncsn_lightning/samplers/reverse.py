@@ -14,11 +14,11 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..core.validation import Index, NonNegative, Positive, StableRatio, strict
 from ..models.scores import Score
-from .base import Prior, Sampler, Stepper, noise_like
+from .base import Level, Prior, Sampler, Sigmas, State, Stepper, noise_like
 from .ode import heun_step
 
 
@@ -36,15 +36,7 @@ class Ancestral(Stepper):
         prior: see `Sampler`.
     """
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
         return _reverse_step(score, x, sigma, lower, share=lower / sigma, generator=generator)
 
     def evaluations(self, num_levels: int) -> int:
@@ -80,15 +72,7 @@ class PredictorCorrector(Stepper):
         super().__init__(prior=prior, denoise=denoise)
         self.predictor, self.corrector_steps, self.signal_to_noise = predictor, corrector_steps, signal_to_noise
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
         share = lower / sigma if self.predictor == "ancestral" else torch.ones_like(sigma)
         x = _reverse_step(score, x, sigma, lower, share=share, generator=generator)
         for _ in range(self.corrector_steps):
@@ -102,20 +86,15 @@ class PredictorCorrector(Stepper):
 
 
 def _reverse_step(
-    score: Score,
-    x: Float[Tensor, "n 2"],
-    sigma: Float[Tensor, ""],
-    lower: Float[Tensor, ""],
-    *,
-    share: Float[Tensor, ""],
-    generator: torch.Generator | None,
-) -> Float[Tensor, "n 2"]:
+    score: Score, x: State, sigma: Level, lower: Level, *, share: Float[Tensor, ""], generator: Generator | None
+) -> State:
     """The step of either predictor, whose noise is a `share` of what the levels lie apart."""
     variance = sigma**2 - lower**2
     return x + variance * score(x, sigma) + share * variance.sqrt() * noise_like(x, generator)
 
 
 def _mean_norm(vectors: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+    """The mean length of the vectors."""
     return torch.linalg.vector_norm(vectors, dim=-1).mean()
 
 
@@ -139,7 +118,7 @@ class ConsistentAnnealed(Stepper):
         super().__init__(prior=prior, denoise=denoise)
         self.step_ratio = step_ratio
 
-    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+    def check(self, sigmas: Sigmas) -> None:
         if len(sigmas) < 2:
             return
         ratio, index = (sigmas[1:] / sigmas[:-1]).min(0)
@@ -150,15 +129,7 @@ class ConsistentAnnealed(Stepper):
                 f"{1 + float(ratio):.3g}, or raise schedule.num_levels"
             )
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
         beta = (1 - ((1 - self.step_ratio) * sigma / lower) ** 2).sqrt()
         return x + self.step_ratio * sigma**2 * score(x, sigma) + lower * beta * noise_like(x, generator)
 
@@ -199,14 +170,7 @@ class StochasticHeun(Sampler):
         super().__init__(prior=prior, denoise=denoise)
         self.s_churn, self.s_tmin, self.s_tmax, self.s_noise = s_churn, s_tmin, s_tmax, s_noise
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
         gamma = min(self.s_churn / len(sigmas), math.sqrt(2) - 1)
         for sigma, lower in pairwise(sigmas):
             raised = sigma

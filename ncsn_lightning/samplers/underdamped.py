@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Generator
 
 from ..core.validation import Count, NonNegative, StableRatio, strict
 from ..models.scores import Score
-from .base import Chain, Prior, noise_like
+from .base import Chain, Prior, Sigmas, State, noise_like
 
 
 class UnderdampedLangevin(Chain):
@@ -50,15 +48,7 @@ class UnderdampedLangevin(Chain):
         super().__init__(prior=prior, denoise=denoise)
         self.step_ratio, self.friction, self.steps_per_level = step_ratio, friction, steps_per_level
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
         sigma = sigmas[index]
         h = self.step_ratio * float(sigma)
         kept = math.exp(-self.friction * self.step_ratio)
