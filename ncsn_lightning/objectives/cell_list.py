@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 from torch.nn.functional import pad
 
-MOST = 2**15
+MAX_CELLS = 2**15
 """Most cells along a side: a cell's number then fits in 31 bits, which sort three times as fast as 63."""
 
 
@@ -26,7 +26,7 @@ class CellList:
         assert len(points) < 2**24
         coordinates = points.T.contiguous()
         self.origin, high = coordinates.aminmax(dim=1, keepdim=True)
-        self.width = max(width, float((high - self.origin).max()) / (MOST - 4))
+        self.width = max(width, float((high - self.origin).max()) / (MAX_CELLS - 4))
         self.beyond = self._cells(high) + 2  # the first cell past all points and their neighbours
         self.rows = int(self.beyond[1]) + 1
         columns, rows = self._cells(coordinates)
@@ -35,7 +35,7 @@ class CellList:
 
     def _cells(self, x: Float[Tensor, "2 n"]) -> Int32[Tensor, "2 n"]:
         """The column and row of the cell of each point, counted from 1; clamped where x lies far outside."""
-        return (x - self.origin).div_(self.width).floor_().clamp_(-2, MOST).int().add_(1)
+        return (x - self.origin).div_(self.width).floor_().clamp_(-2, MAX_CELLS).int().add_(1)
 
     def near(
         self, x: Float[Tensor, "n 2"], count: int, *, offset: Float[Tensor, "n"]

@@ -28,7 +28,7 @@ from ..distributions.base import Distribution
 from ..models.scores import ExactScore, Score
 from .base import Level, Sampler, Sigmas, State
 
-AFFINE_TO = 1e-3
+AFFINE_TOLERANCE = 1e-3
 """Largest distance between two readings of one map, in standard deviations: an adaptive solver's own tolerance."""
 
 
@@ -96,7 +96,7 @@ def affine_map(sampler: Sampler, score: Score, sigmas: Sigmas) -> AffineMap:
     found, other = (_read(sampler, score, sigmas, draws=counted.draws, size=size) for size in (1.0, 1000.0))
     unit = Gaussian(torch.zeros_like(found.offset), float(sigmas[0]) ** 2 * torch.eye(2, dtype=torch.float64))
     first, second = found.push(unit), other.push(unit)
-    if not wasserstein(first, second) <= AFFINE_TO * float(first.covariance.trace().sqrt()):
+    if not wasserstein(first, second) <= AFFINE_TOLERANCE * float(first.covariance.trace().sqrt()):
         raise ValueError(f"{type(sampler).__name__}: its steps depend on all chains together; measure it instead")
     return found
 
