@@ -131,7 +131,7 @@ def read_values(values: Any, columns: Columns | None) -> Table:
     try:
         numbers = np.ma.masked_array(values) if np.ma.isMaskedArray(values) else np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise Unreadable("its rows differ in length, or hold more than numbers") from error
+        raise Unreadable("its rows differ in length, or hold other things than numbers") from error
     table = _numbers(numbers, objects=names is not None)
     return Table(table.values.copy(), table.names or [str(name) for name in names or ()]).select(columns)
 
@@ -157,7 +157,7 @@ def _indices(columns: Columns, names: list[str], width: int) -> list[int]:
             known = ", ".join(names) if names else f"0 to {width - 1}"
             raise NoColumnError(f"there is no column {index}; choose of {known}")
     if len(set(where)) < len(where):
-        raise NoColumnError("the same one twice; name different ones")
+        raise NoColumnError("the same column twice; name two different ones")
     return [int(index) for index in where]
 
 
@@ -198,7 +198,7 @@ def _numbers(values: NDArray[Any], *, objects: bool = False) -> Table:
         try:
             values = values.astype(np.float64)
         except (ValueError, TypeError) as error:
-            raise Unreadable(f"it holds more than numbers ({_line(error)}); choose its columns") from error
+            raise Unreadable(f"it holds other things than numbers ({_line(error)}); choose its columns") from error
     if values.dtype.kind not in "iuf":
         raise Unreadable(f"its values are of type {values.dtype}, not real numbers")
     return Table(np.ma.filled(values.astype(np.float64), np.nan), names)
@@ -253,7 +253,7 @@ def read_text(text: str, columns: Columns | None = None) -> Table:
         raise max(failed, key=lambda error: error.progress)
     found = [table for table in found if table.values.size] or found[:1]  # a header without rows fits every dialect
     if any(not np.array_equal(table.values, found[0].values, equal_nan=True) for table in found):
-        raise Unreadable("its columns can be parted in several ways; use commas between columns and dots for decimals")
+        raise Unreadable("its columns can be split in several ways; use commas between columns and dots for decimals")
     return found[0]
 
 
