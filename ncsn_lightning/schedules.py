@@ -1,8 +1,8 @@
 r"""Noise levels: discrete ladders for sampling, and the densities from which training draws its levels.
 
 A *schedule* is a ladder $\sigma_1 > \sigma_2 > \dots > \sigma_L$ along which samplers walk. *Levels* are a density over
-σ, given by its quantile function, from which training draws. Where the two are kept apart, sweeping one does not change
-the other; what the loss feels is the product of the levels' density and the weighting λ(σ).
+σ, given by its quantile function, from which training draws. The two are kept apart, so that sweeping one does not
+change the other. The loss depends on the product of the levels' density and the weighting λ(σ).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Schedule(nn.Module, ABC):
         sigmas: decreasing, in data units.
 
     Raises:
-        ValueError: they are no row of positive levels that decrease.
+        ValueError: `sigmas` is not a row of positive, finite levels that decrease.
     """
 
     sigmas: Float[Tensor, "levels"]
@@ -47,7 +47,7 @@ class Schedule(nn.Module, ABC):
 
     @property
     def ends(self) -> dict[str, float]:
-        """`sigma_min` and `sigma_max`: what another ladder between the same levels is made with."""
+        """The arguments `sigma_min` and `sigma_max` of any other ladder between the same ends."""
         return {"sigma_min": float(self.sigmas[-1]), "sigma_max": float(self.sigmas[0])}
 
 
@@ -146,7 +146,7 @@ def _noise_to_signal(signal: Float[Tensor, "steps"], num_levels: int) -> Float[T
 
 
 class Single(Schedule):
-    """One level only: the case that fails, small σ for want of support and large σ for want of detail."""
+    """One level only, which fails: a small σ trains nothing far from the data, a large σ blurs all detail."""
 
     @strict
     def __init__(self, *, sigma: Positive = 0.1) -> None:
@@ -157,9 +157,9 @@ class Levels(nn.Module, ABC):
     """A training density of σ, given by its quantile function.
 
     Args:
-        groups: how many levels are drawn for a batch, each shared by an equal share of its rows; None for one a row.
-        stratified: draw one level from each 1/n quantile instead of n independent ones: every batch then covers the
-            whole range, and the noise of the gradient falls.
+        groups: how many levels are drawn for a batch; each serves an equal share of its rows. None draws one a row.
+        stratified: draw one level from each 1/n quantile instead of n independent ones. Then every batch covers the
+            whole range, and the gradient is less noisy.
     """
 
     def __init__(self, *, groups: int | None, stratified: bool) -> None:
@@ -171,11 +171,15 @@ class Levels(nn.Module, ABC):
 
     @abstractmethod
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """The level below which a share `u` in [0, 1) of the density lies (for a ladder: counted from its top)."""
+        """The level below which a share `u` of the density lies; on a ladder shares are counted from its top.
+
+        Args:
+            u: shares in [0, 1).
+        """
 
     @abstractmethod
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"] | None:
-        """Density per unit of ln σ; None where the levels are discrete."""
+        """The density of ln σ at `sigma` (data units); None where the levels are discrete."""
 
     def sample(self, *shape: int, generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
         """Draw levels of the given shape in float32; stratified along the last dimension."""
@@ -196,20 +200,22 @@ class Ladder(Levels):
         self.register_buffer("sigmas", schedule.sigmas)
 
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The ladder's level number ⌊u L⌋, counted from 0 at the top."""
         return self.sigmas[(u * len(self.sigmas)).long()]
 
     def density(self, sigma: Float[Tensor, "*batch"]) -> None:
+        """None, for a ladder's levels are discrete."""
         return None
 
 
 class LogUniform(Levels):
     r"""ln σ of density $\propto \sigma^{-\tau}$ over the schedule's range: uniform for τ = 0.
 
-    Uniform, with λ = σ², it weighs levels as the maximum likelihood of this process does. A tilt τ > 0 gives more rows
-    to low levels, whose targets are the noisiest and whose relative errors the largest.
+    With τ = 0 and λ = σ², levels count as they do in the likelihood of this process. A tilt τ > 0 gives more rows to
+    low levels, where targets are noisiest and relative errors largest.
 
     Args:
-        tilt: τ.
+        tilt: τ, dimensionless.
     """
 
     log_range: Tensor
@@ -224,12 +230,14 @@ class LogUniform(Levels):
         self.tilt = tilt
 
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """σ at the share `u`, by the inverse of the distribution function of ln σ."""
         low, high = self.log_range
         if self.tilt:
             u = (u * torch.expm1(-self.tilt * (high - low))).log1p() / (-self.tilt * (high - low))
         return (low + u * (high - low)).exp()
 
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The normalised density of ln σ at `sigma` (data units); 0 outside the schedule's range."""
         low, high = self.log_range
         above = sigma.log() - low
         inside = (above >= 0) & (above <= high - low)
@@ -242,8 +250,8 @@ class LogUniform(Levels):
 class LogNormal(Levels):
     r"""ln σ normal with mean $\ln\sigma_d$ + `p_mean` and deviation `p_std`, cut to the schedule's range.
 
-    The cut keeps training inside the range that sampling visits. The defaults are EDM2's, free of the data's scale;
-    their two-dimensional toy has `p_mean=-1.607`, `p_std=1.5`.
+    The cut keeps training inside the range that sampling visits. The defaults are those of EDM2, whose two-dimensional
+    toy example has `p_mean=-1.607` and `p_std=1.5`.
 
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, Karras et al., 2022, table 1; Analyzing
     and Improving the Training Dynamics of Diffusion Models, Karras et al., 2024.
@@ -276,11 +284,13 @@ class LogNormal(Levels):
             )
 
     def quantile(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """σ at the share `u`, by the normal quantile; computed in float64, returned in the dtype of `u`."""
         low, high = self.ends
         z = torch.special.ndtri(low + u.double() * (high - low))
         return (self.center + self.spread * z).exp().to(u.dtype)
 
     def density(self, sigma: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The normalised density of ln σ at `sigma` (data units); 0 outside the schedule's range."""
         z = (sigma.double().log() - self.center) / self.spread
         low, high = torch.special.ndtri(self.ends)
         normal = (-z.square() / 2).exp() / (math.sqrt(2 * math.pi) * self.spread * self.ends.diff())
@@ -301,7 +311,7 @@ def broken_guidelines(schedule: Schedule, target: Distribution) -> list[str]:
             f"σ_max={top:g} is below half the data diameter {target.extent:.3g}: modes may keep wrong weights; "
             f"raise schedule.sigma_max towards {target.extent:.3g} (or auto)"
         )
-    if bottom > target.scale / 10 * (1 + 1e-4):  # but for the rounding of a ladder
+    if bottom > target.scale / 10 * (1 + 1e-4):  # a ladder rounds its levels
         broken.append(
             f"σ_min={bottom:g} is above a tenth of the smallest scale {target.scale:.3g}: samples stay blurred; "
             f"lower schedule.sigma_min to {target.scale / 10:.3g} (or auto)"

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ncsn_lightning.distributions import Points, bandwidth, kernels, lattice
-from ncsn_lightning.distributions.kernels import FEW, KernelDensity
+from ncsn_lightning.distributions.kernels import FEW_POINTS, KernelDensity
 from ncsn_lightning.models.scores import jacobian
 from ncsn_lightning.runs import lifecycle
 
-N = FEW + 904
+N = FEW_POINTS + 904
 
 
 def cloud(n, generator):
@@ -59,7 +59,7 @@ def levels(n, sigma):
 def way(request, monkeypatch):
     """Both ways of summing: on lattices, and, where none may have a tile, point by point."""
     if request.param == "thin":
-        monkeypatch.setattr(lattice, "MOST", 0)
+        monkeypatch.setattr(lattice, "MAX_TILES", 0)
     return request.param
 
 
@@ -160,7 +160,7 @@ def test_a_bandwidth_too_small_for_the_extent_is_refused(generator):
 
 
 def test_pairs_are_summed_in_pieces(generator, monkeypatch):
-    monkeypatch.setattr(lattice, "MOST", 0)
+    monkeypatch.setattr(lattice, "MAX_TILES", 0)
     points = cloud(N, generator)
     x, sigma = cloud(40, generator), levels(40, 0.5)
     whole = KernelDensity(points, bandwidth=0.1)(x, sigma)

@@ -47,7 +47,7 @@ from ncsn_lightning.plotting import (
     png,
     rendered,
 )
-from ncsn_lightning.plotting.samples import COMPANY
+from ncsn_lightning.plotting.samples import SAMPLES_PER_CELL
 from ncsn_lightning.plotting.space import density_grid, mass_levels, pixel_sigma
 
 STD = 0.5
@@ -200,8 +200,10 @@ def test_the_histogram_of_samples_is_a_density_on_the_exact_ones_scale(target: G
     assert density.sum() * pixel == pytest.approx(inside.all(1).double().mean())
     assert histogram.norm is exact.norm
     assert histogram.get_extent() == exact.get_extent()
-    at_the_mean = density[density.shape[0] // 2, density.shape[1] // 2]  # 1 / (2π STD²), of at least COMPANY samples
-    assert at_the_mean == pytest.approx(1 / (2 * math.pi * STD**2), rel=4 / math.sqrt(COMPANY))
+    at_the_mean = density[
+        density.shape[0] // 2, density.shape[1] // 2
+    ]  # 1 / (2π STD²), of at least SAMPLES_PER_CELL samples
+    assert at_the_mean == pytest.approx(1 / (2 * math.pi * STD**2), rel=4 / math.sqrt(SAMPLES_PER_CELL))
     assert any(type(artist) is PathCollection for artist in right.collections) == drawn
 
 

@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 import re
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_every_tensor_of_a_public_signature_names_its_axes(pytestconfig):
     checked, bare = 0, []
     for module in modules(names):
         for label, function in functions(module):
-            for argument, annotation in function.__annotations__.items():
+            for argument, annotation in get_type_hints(function).items():  # also those behind a short name
                 checked += "Tensor, " in str(annotation)
                 without_shapes = re.sub(r"\w+\[Tensor, (['\"]).*?\1\]", "", str(annotation))
                 if "Tensor" in without_shapes and label != CHECKS_ITSELF:

@@ -230,7 +230,7 @@ def test_two_columns_of_more_are_chosen(text, columns, values, tmp_path):
     [
         (["long", "lat"], r"columns=\['long', 'lat'\]: there is no column long; choose of name, lon, lat"),
         ([1, 3], r"columns=\[1, 3\]: there is no column 3; choose of name, lon, lat"),
-        (["lat", 2], r"columns=\['lat', 2\]: the same one twice"),
+        (["lat", 2], r"columns=\['lat', 2\]: the same column twice"),
         (["name", "lat"], "the text 'Zürich' where a number belongs"),
         (["lat"], "at least 2 items"),
         ([-1, 0], "greater than or equal to 0"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from pydantic import ConfigDict, Field, validate_call
 from torch import Tensor
 
@@ -24,6 +24,21 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 StableRatio = Annotated[float, Field(gt=0, lt=2)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+
+Vectors = Float[Tensor, "*batch 2"]
+"""Points of the plane, or vectors at them: a batch of any shape."""
+
+Sigma = Float[Tensor, "*#batch"]
+"""Noise levels σ, in data units, of any shape that broadcasts against the batch."""
+
+Column = Float[Tensor, "*#batch 1"]
+"""Noise levels with one axis more, for arithmetic with `Vectors`; `column` makes them."""
+
+Rows = Float64[Tensor, "n 2"]
+"""Points, or vectors at them, in the float64 of exact computations: one a row."""
+
+Values = Float64[Tensor, "n"]
+"""One number for each of the `Rows`."""
 
 Initialiser = TypeVar("Initialiser", bound=Callable[..., None])
 

@@ -1,11 +1,11 @@
 """The interface of a target distribution: samples, and its exact smoothed density and score at every noise level.
 
-The base class owns shapes and dtypes; a target owns the mathematics of rows: `sample`, `_log_prob` and, where there
-is a better way than differentiation, `_score`.
+The base class handles shapes and dtypes. A target implements the mathematics for rows of points: `sample`, `_log_prob`
+and, where there is a better way than differentiation, `_score`.
 
-A network learns data about the origin, and float32 keeps seven digits. So everything inside a run works with
-`target.centred()`, the same target moved so that its mean is the origin; only what enters and leaves is in the data's
-own coordinates, which `target.placed(x)` gives back.
+Networks learn best from data about the origin, and float32 keeps only seven digits. Everything inside a run therefore
+works with `target.centred()`, the same target moved so that its mean is the origin. Only what enters and leaves a run
+is in the data's own coordinates, and `target.placed(x)` converts to them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.randomness import keyed_generator
-from ..core.validation import described
+from ..core.validation import Rows, Values, described
 
 ROUNDING = 1e-12
-"""Of the data's deviation: a mean nearer to the origin is 0 but for rounding."""
+"""A mean that is nearer to the origin than this share of the data's deviation counts as 0."""
 
 MERGED = 1e-3
-"""Of a target's smallest length: numbers of float32 that lie further apart than this would merge its points."""
+"""Points stay in float64 where float32 is spaced more widely than this share of the target's smallest length."""
 
 
 class Distribution(nn.Module, ABC):
@@ -35,9 +35,9 @@ class Distribution(nn.Module, ABC):
 
     $$p_\sigma = p * \mathcal N(0, \sigma^2 I), \qquad s(x, \sigma) = \nabla_x \log p_\sigma(x)$$
 
-    Computations run in float64 and return the dtype of `x`, for differences of nearly equal numbers occur at both
-    ends of the noise range. Everything tensor-valued is a buffer, so `.to(device)` moves it; no buffer enters a
-    state dict, for the constructor's arguments determine them all.
+    Computations run in float64 and return the dtype of `x`, because differences of nearly equal numbers occur at both
+    ends of the noise range. All tensors are buffers, so that `.to(device)` moves them. No buffer enters a state dict,
+    because the constructor's arguments determine all of them.
 
     Attributes:
         dim: dimension of the data, 2.
@@ -45,11 +45,12 @@ class Distribution(nn.Module, ABC):
             should lie well below it.
         blur: the standard deviation τ, in data units, of noise that the target already carries: p = q ∗ N(0, τ²I) for
             some q, so that p_σ changes little below σ = τ. 0 where there are hard edges.
-        unit: the length, in data units, that counts as 1 where the target is defined (a cell's side, say); the data's
-            deviation per dimension unless given.
-        mean: exact.
-        covariance: exact.
-        notes: lines for a run's log, such as on what was read from a file.
+        unit: the length, in data units, that is 1 in the target's usual definition (the side of a cell, say); by
+            default the data's deviation per dimension.
+        mean: exact, in data units.
+        covariance: exact, in data units².
+        notes: lines for a run's log, such as what was read from a file.
+        original: the target in the data's own coordinates, where this one is its centred version.
     """
 
     dim: int = 2
@@ -83,31 +84,31 @@ class Distribution(nn.Module, ABC):
 
     @property
     def files(self) -> dict[str, Float[Tensor, "..."] | None]:
-        """Arguments of the constructor that name a file or parts of it, as what was read: a checkpoint keeps these."""
+        """Values read from files, by the constructor's arguments that name them; a checkpoint keeps them instead."""
         return {}
 
     def _constant(self, name: str, value: Float[Tensor, "..."]) -> None:
-        """Keep a float64 constant that moves with the module and is not part of its state."""
+        """Register a float64 constant that moves with the module and is not part of its state dict."""
         self.register_buffer(name, value.to(torch.float64), persistent=False)
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """Draw `n` independent points, on the device of the buffers (the generator's device must agree).
+        """Draw `n` independent points, in data units, on the device of the buffers.
 
-        They are in float32, or in float64 where float32 would merge them.
+        They are in float32, or in float64 where float32 would merge them. The generator must be on the same device.
         """
 
     def sample_noisy(self, n: int, sigma: float, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """Draw `n` independent points of p_σ, as `sample` does of p."""
+        """Draw `n` independent points of p_σ, in data units: those of `sample`, with noise of deviation `sigma`."""
         clean = self.sample(n, generator=generator)
         return clean + sigma * torch.randn(clean.shape, generator=generator, device=clean.device)
 
     @abstractmethod
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
-        """log p_σ of rows."""
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
+        """log p_σ at rows of points, in nats."""
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
-        """∇ₓ log p_σ of rows; by differentiation or better."""
+    def _score(self, x: Rows, sigma: Values) -> Rows:
+        """∇ₓ log p_σ at rows of points, in 1 / data units; by differentiation unless a subclass knows better."""
         return torch.func.grad(lambda x: self._log_prob(x, sigma).sum())(x)
 
     def log_prob(
@@ -131,31 +132,35 @@ class Distribution(nn.Module, ABC):
 
     def _rows(
         self, x: Float[Tensor, "*#batch 2"], sigma: Float[Tensor, "*#batch"] | float
-    ) -> tuple[torch.Size, Float64[Tensor, "n 2"], Float64[Tensor, "n"]]:
-        """Broadcast points and levels against each other, flatten the batch, go to float64."""
+    ) -> tuple[torch.Size, Rows, Values]:
+        """Broadcast points and levels against each other, flatten the batch, and convert to float64."""
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
         shape = torch.broadcast_shapes(x.shape[:-1], level.shape)
         points = x.to(torch.float64).expand(*shape, self.dim).reshape(-1, self.dim)
         return shape, points, level.expand(shape).reshape(-1)
 
     def centred(self) -> Distribution:
-        """The same target about its mean, in float32: what everything inside a run works with.
+        """The same target moved to mean 0, with samples in float32, as everything inside a run uses it.
 
-        It is the target itself where the mean is 0 but for rounding.
+        A target whose mean is 0 but for rounding is returned as it is.
         """
         return self if self._is_centred else _Centred(self)
 
     @property
     def uncentred(self) -> Distribution:
-        """The target in the data's own coordinates; it is this one, unless `centred()` gave it."""
+        """The target in the data's own coordinates: the one that `centred()` was called on, or this one."""
         return self.original or self
 
     def placed(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
-        """Points about the mean, such as samples of `centred()`, in the target's own coordinates, with their digits."""
+        """Move points about the mean, such as samples of `centred()`, to the target's own coordinates.
+
+        The result is in float64 where float32 would merge points.
+        """
         return self._rounded(x.double() + self.mean)
 
     @property
     def _is_centred(self) -> bool:
+        """Whether the mean is 0 but for rounding."""
         return float(self.mean.abs().max()) <= ROUNDING * self.sigma_data
 
     def _rounded(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
@@ -164,7 +169,7 @@ class Distribution(nn.Module, ABC):
         return x.double() if spacing > MERGED * self.scale else x.float()
 
     def _moved(self) -> Any:
-        """A shallow copy about the mean, for a subclass to move its own constants; caches stay behind."""
+        """A shallow copy with mean 0 and empty caches; the subclass that calls this moves its own constants."""
         moved = copy.copy(self)
         cached = [name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)]
         for name in cached:
@@ -176,12 +181,12 @@ class Distribution(nn.Module, ABC):
 
     @cached_property
     def typical_points(self) -> Float[Tensor, "4096 2"]:
-        """A fixed sample of 4096 points: the same for every seed and run, so that what derives from it compares."""
+        """A fixed sample of 4096 points, the same for every seed and run, so that what is derived from it compares."""
         generator = keyed_generator(0, "typical points", device=self.mean.device)
         return self.sample(4096, generator=generator)
 
     def noisy_points(self, sigma: float) -> Float[Tensor, "4096 2"]:
-        """A fixed sample of p_σ: the typical points with a fixed noise."""
+        """A fixed sample of p_σ: the typical points with fixed noise, in data units."""
         points = self._rounded(self.typical_points)
         generator = keyed_generator(0, "typical noise", device=points.device)
         return points + sigma * torch.randn(points.shape, generator=generator, device=points.device)
@@ -189,10 +194,10 @@ class Distribution(nn.Module, ABC):
     def curvature(self, sigma: float) -> float:
         r"""Largest curvature of −log p_σ at the noisy points, in 1 / data units².
 
-        The largest eigenvalue of $-\nabla s = I/\sigma^2 - \mathrm{Cov}[x \mid \tilde x]/\sigma^4$: never above 1/σ²,
-        and the reciprocal of the variance where p_σ is narrowest.
+        This is the largest eigenvalue of $-\nabla s = I/\sigma^2 - \mathrm{Cov}[x \mid \tilde x]/\sigma^4$. It is never
+        above 1/σ², and its reciprocal is the variance where p_σ is narrowest.
         """
-        x = self.noisy_points(sigma)[:1024].double()  # one in a thousand is enough to meet what is narrow
+        x = self.noisy_points(sigma)[:1024].double()  # enough to find even narrow structure of a thousandth of the mass
         rows = [torch.func.grad(lambda x, i=i: self.score(x, sigma)[:, i].sum())(x) for i in range(self.dim)]
         return float(torch.linalg.eigvalsh(-torch.stack(rows, dim=1))[:, -1].max())
 
@@ -218,10 +223,10 @@ class Distribution(nn.Module, ABC):
 
 
 class _Centred(Distribution):
-    """A target about its mean, computed by the target itself in its own coordinates, in float64.
+    """A target moved to mean 0; the original computes in its own coordinates, in float64.
 
     Args:
-        target: any.
+        target: the original.
     """
 
     def __init__(self, target: Distribution) -> None:
@@ -233,13 +238,15 @@ class _Centred(Distribution):
 
     @property
     def extent(self) -> float:
+        """The original's extent, in data units."""
         return self.original.extent
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
+        """Draw points of the original and subtract its mean, in float64; returns float32."""
         return (self.original.sample(n, generator=generator).double() - self.original.mean).float()
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return self.original._log_prob(x + self.original.mean, sigma)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         return self.original._score(x + self.original.mean, sigma)

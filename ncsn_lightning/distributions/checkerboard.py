@@ -1,13 +1,13 @@
 r"""The checkerboard, in closed form.
 
-Uniform on the cells (i, j), −2 ≤ i, j < 2, of a grid with side c for which i + j is even: i and j are both even or
-both odd. So with the smoothed indicators of even and odd columns, E and O, which are sums of differences of the
-normal distribution function over the cells,
+It is uniform on the cells (i, j), −2 ≤ i, j < 2, of a grid with side c for which i + j is even: i and j are both even
+or both odd. The smoothed indicators of even and odd columns, E and O, are sums of differences of the normal
+distribution function Φ over the cells, and
 
 $$p_\sigma(x) = \frac{E(x_1) E(x_2) + O(x_1) O(x_2)}{8 c^2}, \qquad
   E(u) = \sum_{i\ \mathrm{even}} \Phi\Big(\frac{u - ic}{\sigma}\Big) - \Phi\Big(\frac{u - (i+1)c}{\sigma}\Big).$$
 
-All of it is done in logarithms, and on the side of Φ's lower tail, for far from a cell both Φ are 1 to all digits.
+Everything is computed in logarithms and in the lower tail of Φ, because far from a cell both Φ are 1 to all digits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.validation import Positive, strict
+from ..core.validation import Positive, Rows, Values, strict
 from .base import Distribution
 
-CELLS = ((-2, 0), (-1, 1))  # even and odd columns
-MARGIN = 2.0**-22  # of a cell: float32 rounds no point that keeps it onto an edge, where p may be 0
-SATURATED = 9.0  # Φ(9) = 1 in float64; beyond it the second derivative of log Φ overflows
+CELLS = ((-2, 0), (-1, 1))
+"""Lower ends of the even and of the odd columns, in cells."""
+
+MARGIN = 2.0**-22
+"""Distance that samples keep from a cell's edges, in cells, so that float32 rounds none onto an edge."""
+
+SATURATED = 9.0
+"""Φ(9) = 1 in float64; beyond 9 the second derivative of log Φ overflows."""
 
 Stripes = Float64[Tensor, "n coordinate=2 parity=2 cell=2"]
 
@@ -33,17 +38,17 @@ class Checkerboard(Distribution):
 
     $$p(x) = \frac{1}{8 c^2} \text{ where } \lfloor x_1 / c \rfloor + \lfloor x_2 / c \rfloor \text{ is even}$$
 
-    Its entropy is ln(8 c²). At σ = 0 the score is given as 0, which it is inside the cells.
+    Its entropy is ln(8 c²). At σ = 0 the score is 0 everywhere, though it exists only inside the cells.
 
     Args:
-        cell_size: c, data units.
+        cell_size: c, in data units.
     """
 
     edges: Tensor
 
     @strict
     def __init__(self, *, cell_size: Positive = 1.0) -> None:
-        # Columns are equally likely; given both parities agree, E[x₁ x₂] = E[E[x₁ | parity]²] = (c/2)².
+        # Columns are equally likely, and both parities agree, so that E[x₁ x₂] = E[E[x₁ | parity]²] = (c/2)².
         shared = cell_size**2 / 4
         variance = (4 * cell_size) ** 2 / 12
         covariance = torch.tensor([[variance, shared], [shared, variance]], dtype=torch.float64)
@@ -52,19 +57,19 @@ class Checkerboard(Distribution):
         self._constant("edges", cell_size * torch.tensor(CELLS, dtype=torch.float64))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """A cell, then a point in it."""
+        """Draw a cell, then a point in it."""
         device = self.edges.device
         parity = torch.randint(2, (n, 1), device=device, generator=generator)
         column = torch.randint(2, (n, 2), device=device, generator=generator)
         inside = torch.rand(n, 2, dtype=torch.float64, device=device, generator=generator)
         return (self.edges[parity, column] + self.cell_size * inside.clamp(MARGIN, 1 - MARGIN)).float()
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]
         smooth = torch.logsumexp(self._stripes(x, level)[0].logsumexp(-1).sum(1), dim=-1)
         return torch.where(sigma > 0, smooth, self._log_indicator(x)) - math.log(8 * self.cell_size**2)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         level = torch.where(sigma > 0, sigma, 1.0)[:, None]
         log_cells, slopes = self._stripes(x, level)
         cell_shares = torch.softmax(log_cells, dim=-1)
@@ -72,13 +77,14 @@ class Checkerboard(Distribution):
         score = (parity_shares * (cell_shares * slopes).sum(-1)).sum(-1)
         return torch.where(sigma[:, None] > 0, score, 0.0)
 
-    def _log_indicator(self, x: Float64[Tensor, "n 2"]) -> Float64[Tensor, "n"]:
+    def _log_indicator(self, x: Rows) -> Values:
+        """0 on the cells, −∞ elsewhere."""
         column = (x / self.cell_size).floor()
         inside = ((column >= -2) & (column < 2)).all(-1) & (column.sum(-1).remainder(2) == 0)
         return torch.where(inside, 0.0, -torch.inf).to(x.dtype)
 
-    def _stripes(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n 1"]) -> tuple[Stripes, Stripes]:
-        """log(Φ(upper) − Φ(lower)) and its derivative in x."""
+    def _stripes(self, x: Rows, sigma: Float64[Tensor, "n 1"]) -> tuple[Stripes, Stripes]:
+        """log(Φ(upper) − Φ(lower)) for every coordinate and column, and its derivative in x."""
         centred = x[..., None, None] - self.edges - self.cell_size / 2
         side = torch.where(centred > 0, -1.0, 1.0)  # reflect into the lower tail of Φ
         scale = sigma[..., None, None]
@@ -93,5 +99,5 @@ class Checkerboard(Distribution):
 
 
 def _log_ndtr(u: Float64[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
-    """log Φ(u) for u ≤ `SATURATED`; torch's own has no rule for vmap."""
+    """log Φ(u) for u ≤ `SATURATED`; torch's own function has no rule for vmap."""
     return torch.log(0.5 * torch.special.erfcx(-u / math.sqrt(2))) - 0.5 * u.square()

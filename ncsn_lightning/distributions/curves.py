@@ -2,10 +2,10 @@ r"""Curves with Gaussian noise: x = c(T) + τ₀ z, with T on an interval.
 
 $$p_\sigma(x) = \int \mathcal N(x; c(t), \tau^2 I)\, q(t)\,dt, \qquad \tau^2 = \tau_0^2 + \sigma^2$$
 
-Once the nodes of a quadrature rule are fixed this is a Gaussian mixture. They are chosen for σ = 0, where the
-integrand is sharpest, and are good for every σ. Seen from a point at distance d on the convex side of a place with
-curvature κ and speed |c'|, the integrand is a peak in t of width τ / (|c'| √(1 + κ d)); at an open end it can fall off
-as exp(−t |c'| d / τ²). Both are resolved for d up to `FAR`, to a relative error of the density below 1e-6.
+Once the nodes of a quadrature rule are fixed, this is a Gaussian mixture. The nodes are chosen for σ = 0, where the
+integrand is sharpest, and serve every σ. For a point at distance d on the convex side of a place with curvature κ and
+speed |c'|, the integrand is a peak in t of width τ / (|c'| √(1 + κ d)); at an open end it can fall off as
+exp(−t |c'| d / τ²). The rule resolves both for d up to `FAR`, to a relative error of the density below 1e-6.
 """
 
 from __future__ import annotations
@@ -18,29 +18,33 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.validation import Finite, NonNegative, Positive, strict
+from ..core.validation import Finite, NonNegative, Positive, Rows, Values, strict
 from .mixture import GaussianMixture, isotropic
-from .quadrature import Function, Rule, Values, graded_rule
+from .quadrature import Function, Rule, graded_rule
 
-FAR = 50.0  # units of the curve
+FAR = 50.0
+"""Largest distance from the curve, in its units, up to which the quadrature is accurate."""
+
 MAX_NODES = 200_000
+"""Most nodes of the quadrature; noise so small that it needs more is refused."""
 
 Pieces = Float64[Tensor, "pieces n 2"]
 Curve = Callable[[Values], Pieces]
-PlaneCurve = Callable[[Values], Float64[Tensor, "n 2"]]
+PlaneCurve = Callable[[Values], Rows]
 
 
 class NoisyCurve(GaussianMixture):
     """One or several congruent open curves with Gaussian noise; the named curves derive from it.
 
     Args:
-        curve: congruent and equally likely pieces c(t), each analytic on [start, stop].
+        curve: gives the congruent and equally likely pieces c(t), each analytic on [start, stop].
         start: lower end of the parameter.
-        stop: upper end.
-        noise: τ₀, data units.
-        power: T has the density q(t) ∝ t^power on [start, stop]: 0, or 1 with start = 0.
-        reach: t -> largest distance on the convex side at which c(t) can be the nearest place of the curve, in units.
-        unit: the curve's size, data units: `FAR` is told in it.
+        stop: upper end of the parameter.
+        noise: τ₀, in data units.
+        power: of t in the density of T, q(t) ∝ t^power on [start, stop]: 0, or 1 with start = 0.
+        reach: gives the largest distance on the convex side, in units of the curve, at which c(t) can be the nearest
+            place of the curve; None for `FAR` everywhere.
+        unit: the curve's unit of length, in data units.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class NoisyCurve(GaussianMixture):
         self.curve, self.start, self.stop, self.noise, self.power = curve, start, stop, noise, power
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """A place on the curve itself, then noise."""
+        """Draw a place on the curve itself, not one of the nodes, then add noise."""
         device = self.means.device
         uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
         places = self.curve(self.start + (self.stop - self.start) * uniform ** (1 / (1 + self.power)))
@@ -77,6 +81,8 @@ class NoisyCurve(GaussianMixture):
 
 
 def _nodes(curve: Curve, start: float, stop: float, noise: float, reach: Function | None, unit: float) -> Rule:
+    """The quadrature rule in t that resolves the integrand at σ = 0; arguments as of `NoisyCurve`."""
+
     def width(t: Values) -> Values:
         speed, curvature = _geometry(curve, t)
         return noise / (speed * (1 + curvature * unit * (FAR if reach is None else reach(t))).sqrt())
@@ -98,16 +104,18 @@ def _geometry(curve: Curve, t: Values) -> tuple[Values, Values]:
 
 
 def _derivative(curve: PlaneCurve) -> PlaneCurve:
-    """c'(t), in reverse mode: torch warns on the first use of its forward mode."""
+    """c'(t), in reverse mode, because torch warns on the first use of its forward mode."""
     first, second = (torch.func.grad(lambda t, i=i: curve(t)[..., i].sum()) for i in range(2))
     return lambda t: _pair(first(t), second(t))
 
 
-def _pair(first: Values, second: Values) -> Float64[Tensor, "n 2"]:
+def _pair(first: Values, second: Values) -> Rows:
+    """Points from their two coordinates."""
     return torch.stack([first, second], dim=-1)
 
 
 def _moons(t: Values, *, zoom: float, shift: float, offset: tuple[float, float]) -> Pieces:
+    """The upper and the lower half circle."""
     upper = _pair(t.cos(), t.sin())
     lower = _pair(offset[0] - t.cos(), offset[1] - t.sin())
     return zoom * torch.stack([upper, lower]) + torch.tensor([shift, 0.0], dtype=t.dtype, device=t.device)
@@ -117,12 +125,12 @@ class Moons(NoisyCurve):
     r"""Two interleaved half circles.
 
     (cos T, sin T) or (o₁ − cos T, o₂ − sin T), T ~ U(0, π), + N(0, noise²), then × zoom, then shifted. The defaults
-    are TorchCFM's (Tong et al., "Improving and generalizing flow-based generative models", 2023).
+    are those of TorchCFM (Tong et al., "Improving and generalizing flow-based generative models", 2023).
 
     Args:
         noise: standard deviation before zooming.
         zoom: factor on points and noise.
-        shift: added to the first coordinate at the end, data units.
+        shift: is added to the first coordinate at the end, in data units.
         offset_x: o₁, before zooming.
         offset_y: o₂, before zooming.
     """
@@ -142,6 +150,7 @@ class Moons(NoisyCurve):
 
 
 def _s_curve(t: Values, *, zoom: float) -> Pieces:
+    """The upper and the lower arc."""
     half = zoom * _pair(t.sin(), t.cos() - 1)
     return torch.stack([half, -half])
 
@@ -150,7 +159,7 @@ class SCurve(NoisyCurve):
     r"""An S of two circular arcs.
 
     (sin T, sign(T)(cos T − 1)), T ~ U(−a, a), + N(0, noise²), then × zoom. The curvature jumps at T = 0, so the
-    halves are integrated apart.
+    two halves are pieces of their own.
 
     Args:
         noise: standard deviation before zooming.
@@ -165,6 +174,7 @@ class SCurve(NoisyCurve):
 
 
 def _spiral(t: Values, *, zoom: float) -> Pieces:
+    """One spiral, counterclockwise."""
     return zoom * (t[..., None] * _pair(t.cos(), t.sin())).unsqueeze(0)
 
 
@@ -172,10 +182,10 @@ class SwissRoll(NoisyCurve):
     r"""A spiral: T ~ U(start, stop), x = zoom · (T cos T, T sin T) + N(0, noise²).
 
     Args:
-        start: radians.
-        stop: radians.
+        start: the smallest angle, in radians.
+        stop: the largest angle, in radians.
         zoom: factor on the spiral, not on the noise.
-        noise: data units.
+        noise: its standard deviation, in data units.
     """
 
     @strict
@@ -193,12 +203,13 @@ class SwissRoll(NoisyCurve):
 
 
 def _two_spirals(t: Values, *, zoom: float) -> Pieces:
+    """Two spirals, turned by half a turn against each other."""
     arm = zoom * t[..., None] * _pair(-t.cos(), t.sin())
     return torch.stack([arm, -arm])
 
 
 def _outer_half_turn(t: Values, *, stop: float) -> Values:
-    """Inside its last half turn a spiral is hidden behind the other one, at a distance of π · zoom, of zoom = 1/3."""
+    """`reach` of two spirals: π/3 inside, where the other spiral is next, and `FAR` from the last half turn on."""
     return math.pi / 3 + FAR * torch.sigmoid((t - stop + 1.15 * math.pi) / 0.1)
 
 
@@ -206,9 +217,9 @@ class TwoSpirals(NoisyCurve):
     r"""Two interleaved spirals, evenly filled: T = a √u, u ~ U(0, 1), x = ± zoom · (−T cos T, T sin T) + N(0, noise²).
 
     Args:
-        angle: a, radians.
+        angle: a, in radians.
         zoom: factor on the spirals, not on the noise.
-        noise: data units.
+        noise: its standard deviation, in data units.
     """
 
     @strict

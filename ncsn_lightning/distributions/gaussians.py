@@ -21,7 +21,7 @@ SOFTPLUS_OF_ONE = math.log1p(math.e)
 FFJORD_RADIUS = 4 / math.sqrt(2)
 FFJORD_STD = 0.5 / math.sqrt(2)
 
-# torch.manual_seed(0); (torch.rand(40, 2) - 0.5) * 80 on a CPU: constants, for generators may change.
+# Drawn by torch.manual_seed(0); (torch.rand(40, 2) - 0.5) * 80 on a CPU, and kept as generators may change.
 # fmt: off
 FORTY_MEANS: tuple[tuple[float, float], ...] = (
     (-0.299472809, 21.4577446), (-32.9218063, -29.437561), (-15.4061747, 10.7262945), (-0.792527199, 31.71558),
@@ -39,15 +39,15 @@ FORTY_MEANS: tuple[tuple[float, float], ...] = (
 
 
 class TwoGaussians(Modes):
-    r"""Two modes of unequal weight, far apart: the target on which plain Langevin dynamics gets the weights wrong.
+    r"""Two modes of unequal weight, far apart, whose weights plain Langevin dynamics gets wrong.
 
     $$p = w\,\mathcal N((c, c), \mathrm{std}^2 I) + (1 - w)\,\mathcal N((-c, -c), \mathrm{std}^2 I)$$
 
     Song & Ermon, "Generative modeling by estimating gradients of the data distribution", 2019, section 3.2.2.
 
     Args:
-        offset: c, data units.
-        std: of each mode, data units; 0 makes two point masses, whose p_σ exists for σ > 0.
+        offset: c, in data units.
+        std: of each mode, in data units; 0 makes two point masses, whose p_σ exists only for σ > 0.
         weight: w, of the mode at (c, c), between 0 and 1.
     """
 
@@ -64,12 +64,12 @@ class EightGaussians(Modes):
 
     $$p = \frac1K \sum_{k=0}^{K-1} \mathcal N\big(r\,(\cos 2\pi k/K, \sin 2\pi k/K), \mathrm{std}^2 I\big)$$
 
-    The defaults are those of Grathwohl et al., "FFJORD", 2019; `radius=5 std=1` is the one of TorchCFM (Tong et al.,
+    The defaults are those of Grathwohl et al., "FFJORD", 2019; `radius=5 std=1` is the target of TorchCFM (Tong et al.,
     2023).
 
     Args:
-        radius: r, data units.
-        std: of each mode, data units; 0 makes point masses.
+        radius: r, in data units.
+        std: of each mode, in data units; 0 makes point masses.
         modes: K.
     """
 
@@ -89,8 +89,8 @@ class GridGaussians(Modes):
 
     Args:
         side: modes along each side.
-        spacing: between neighbours, data units.
-        std: of each mode, data units; 0 makes point masses.
+        spacing: distance between neighbouring modes, in data units.
+        std: of each mode, in data units; 0 makes point masses.
     """
 
     @strict
@@ -103,14 +103,14 @@ class GridGaussians(Modes):
 
 
 class FortyGaussians(Modes):
-    r"""Forty equal modes scattered over a wide square, the shared target of the sampling literature.
+    r"""Forty equal modes scattered over a wide square, a common target in the literature on samplers.
 
     $$p = \frac1{40} \sum_k \mathcal N(m_k, \mathrm{std}^2 I), \qquad m_k \sim U([-40, 40]^2) \text{ once and for all}$$
 
     Midgley et al., "Flow annealed importance sampling bootstrap", 2023. Its entropy is 6.859 nats.
 
     Args:
-        std: of each mode, data units; softplus(1) by default.
+        std: of each mode, in data units; softplus(1) by default.
         spread: factor on the means.
     """
 
@@ -126,15 +126,15 @@ class FractalTree(GaussianMixture):
     The trunk has length l and thickness w. Each branch ends in two, shorter by `length_ratio`, thinner by
     `width_ratio`, turned by ± `angle`. A branch of length l is N(midpoint, covariance) with the standard deviation
     l/√12 of a uniform segment along itself and w across; its weight is proportional to length × thickness, so that the
-    density is even along the tree. Ours.
+    density is even along the tree. The target is our own.
 
     Args:
         depth: levels, the trunk included; the tree has 2^depth − 1 branches.
-        length: of the trunk, data units.
-        width: standard deviation across the trunk, data units.
-        angle: of a fork's arms against the branch they grow from, radians.
-        length_ratio: of a branch to its parent.
-        width_ratio: of a branch to its parent.
+        length: of the trunk, in data units.
+        width: standard deviation across the trunk, in data units.
+        angle: between a branch and each of the two that grow from it, in radians.
+        length_ratio: length of a branch over that of its parent.
+        width_ratio: thickness of a branch over that of its parent.
     """
 
     @strict
@@ -165,7 +165,7 @@ class FractalTree(GaussianMixture):
 def _tree(
     depth: int, length: float, angle: float, ratio: float
 ) -> tuple[Float64[Tensor, "branches 2"], Float64[Tensor, "branches 2"], Float64[Tensor, "branches"]]:
-    """Midpoints, directions and levels of the branches of a tree that starts upwards from the origin."""
+    """Midpoints, directions and levels of the branches of a tree whose trunk stands on the origin, upright."""
     root, heading = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([math.pi / 2], dtype=torch.float64)
     midpoints, directions, levels = [], [], []
     for level in range(depth):

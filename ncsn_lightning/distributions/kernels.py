@@ -1,10 +1,10 @@
-r"""A kernel density of many points, at a cost that hardly depends on their number.
+r"""A kernel density of many points, whose cost hardly depends on their number.
 
 $$p_\sigma(x) = \frac1N \sum_i \mathcal N(x; x_i, \tau^2 I), \qquad \tau^2 = h^2 + \sigma^2$$
 
-Widths τ of one half octave share a lattice (`lattice.py`), made when first asked for. Where the points lie so thinly
-that a lattice would have more nodes than is worth it, those near x are summed up one by one. What is further from x
-than eight τ does not count; where all are, the nearest do.
+Widths τ of one half octave share a lattice (`lattice.py`), which is made at its first use. Where points are so sparse
+that a lattice would need too many nodes, the kernels near x are summed one by one. Kernels further from x than eight τ
+are neglected; where all of them are, the nearest ones are summed.
 """
 
 from __future__ import annotations
@@ -18,38 +18,41 @@ from jaxtyping import Float64, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from ..core.validation import Rows, Values
 from .lattice import COLUMN, RINGS, Lattice, Sums, tile_keys, tiles
 from .mixture import GaussianMixture, isotropic
 
-FEW = 2**12
-"""Points up to which the plain sum is as fast as any other."""
+FEW_POINTS = 2**12
+"""Most points for which the plain sum is as fast as anything else."""
 
 REACH = 8.0
-"""Widths τ beyond which a kernel does not count beside others."""
+"""Distance from x, in widths τ, beyond which a kernel is neglected beside nearer ones."""
 
 NEAREST = 32
-"""Points that count where none is within reach."""
+"""Nearest points that are summed where none is within `REACH`."""
 
-FINEST = 2.0**31
-"""Bandwidths in the extent of the points: more would leave no digits to tell tiles apart."""
+MAX_EXTENT = 2.0**31
+"""Largest extent of the points in bandwidths; with more, numbers of tiles would exceed 2³⁰ and be clamped."""
 
 PAIRS = 2**19
-"""Pairs of a row and a point that are summed at once."""
+"""Pairs of a row and a point that are computed at once."""
 
 
 class _Sorted(NamedTuple):
-    """Points in the order of the tiles they lie in."""
+    """Points in the order of their tiles, with the keys of these."""
 
     keys: Int64[Tensor, "N"]
     points: Float64[Tensor, "N 2"]
 
 
 class KernelDensity(nn.Module):
-    """Equal Gaussian kernels on many points. Not for `torch.func.vmap`: what is summed depends on where x lies.
+    """Equal Gaussian kernels on many points.
+
+    `torch.func.vmap` cannot be used, because which kernels are summed depends on x.
 
     Args:
-        points: data units.
-        bandwidth: h, data units.
+        points: x_i, in data units.
+        bandwidth: h, in data units.
 
     Raises:
         ValueError: the bandwidth is below 5e-10 of the points' extent.
@@ -60,10 +63,10 @@ class KernelDensity(nn.Module):
     def __init__(self, points: Float64[Tensor, "N 2"], *, bandwidth: float) -> None:
         super().__init__()
         extent = float((points.amax(0) - points.amin(0)).max())
-        if extent > FINEST * bandwidth:
+        if extent > MAX_EXTENT * bandwidth:
             raise ValueError(
                 f"bandwidth={bandwidth:g} is too small for points that lie up to {extent:.3g} apart; "
-                f"give at least {extent / FINEST:.2g}, or leave out what lies far from the others"
+                f"give at least {extent / MAX_EXTENT:.2g}, or leave out what lies far from the others"
             )
         self.register_buffer("points", points, persistent=False)
         self.bandwidth = bandwidth
@@ -72,26 +75,27 @@ class KernelDensity(nn.Module):
 
     @cached_property
     def tree(self) -> cKDTree:
-        """The points as a tree, in which the nearest are found."""
+        """The points as a k-d tree, for the search of nearest points."""
         return cKDTree(self.points.cpu().numpy(), balanced_tree=False, compact_nodes=False)
 
-    def log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
-        """log p_σ of rows."""
+    def log_prob(self, x: Rows, sigma: Values) -> Values:
+        """log p_σ at rows of points, in nats."""
         return self(x, sigma)[:, 0]
 
-    def score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
-        """∇ₓ log p_σ of rows."""
+    def score(self, x: Rows, sigma: Values) -> Rows:
+        """∇ₓ log p_σ at rows of points, in 1 / data units."""
         return self(x, sigma)[:, 1:]
 
-    def forward(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Sums:
-        """log p_σ and its gradient."""
+    def forward(self, x: Rows, sigma: Values) -> Sums:
+        """log p_σ and its gradient at rows of points."""
         width = (self.bandwidth**2 + sigma.square()).sqrt()
         octaves = (2 * width.detach().log2()).floor().long()
         rows = [(octaves == octave).nonzero().squeeze(-1) for octave in octaves.unique()]
         parts = [self._of_octave(x[r], width[r], int(octaves[r[0]])) for r in rows]
         return torch.cat([x.new_empty(0, 3), *parts])[torch.cat([octaves[:0], *rows]).argsort()]
 
-    def _of_octave(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"], octave: int) -> Sums:
+    def _of_octave(self, x: Rows, width: Values, octave: int) -> Sums:
+        """log p_σ and its gradient at rows whose widths τ lie in one half octave."""
         lattice = self._lattice(octave)
         mass, slopes = (lattice.sums(x, width) if lattice else self._near_sums(x, width, octave)).split([1, 2], dim=-1)
         least = math.exp(-(REACH**2) / 2) / len(self.points)
@@ -103,7 +107,10 @@ class KernelDensity(nn.Module):
         return found.index_copy(0, far, self._nearest(x[far], width[far])) if len(far) else found
 
     def _lattice(self, octave: int) -> Lattice | None:
-        """The lattice of a half octave, made of the points, or of the next finer lattice where that has fewer nodes."""
+        """The lattice of a half octave; None where it would need too many tiles.
+
+        It is made from the points, or from the nodes of the next finer lattice where these are fewer.
+        """
         if octave not in self._lattices:
             finer = self._lattice(octave - 1) if octave > math.floor(2 * math.log2(self.bandwidth)) else None
             equal = torch.full_like(self.points[:, 0], 1 / len(self.points))
@@ -116,10 +123,11 @@ class KernelDensity(nn.Module):
 
     @property
     def _origin(self) -> Float64[Tensor, "2"]:
+        """The origin of all lattices, in data units."""
         return self.points[0]
 
     def _in_tiles(self, octave: int) -> _Sorted:
-        """The points in the order of their tiles; kept for the last octave alone."""
+        """The points in the order of their tiles; only the last octave's order is kept."""
         kept = self._sorted.get(octave)
         if kept is None or kept.keys.device != self.points.device:
             keys, order = tile_keys(tiles(self.points, self._origin, octave)).sort()
@@ -127,8 +135,8 @@ class KernelDensity(nn.Module):
             self._sorted = {octave: kept}
         return kept
 
-    def _near_sums(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"], octave: int) -> Sums:
-        """The sum over the points in the tiles around each x, and its gradient."""
+    def _near_sums(self, x: Rows, width: Values, octave: int) -> Sums:
+        """The sum of the kernels in the tiles around each x, and its gradient."""
         keys, points = self._in_tiles(octave)
         middle = tile_keys(tiles(x, self._origin, octave))[:, None]
         middle = middle + COLUMN * torch.arange(-RINGS, RINGS + 1, device=x.device)
@@ -139,8 +147,8 @@ class KernelDensity(nn.Module):
         split = zip(*(field.split(pieces) for field in (x, width, first, counts)), strict=True)
         return torch.cat([_pair_sums(points, *piece) for piece in split])
 
-    def _nearest(self, x: Float64[Tensor, "n 2"], width: Float64[Tensor, "n"]) -> Sums:
-        """log p_σ and its gradient by the nearest points alone."""
+    def _nearest(self, x: Rows, width: Values) -> Sums:
+        """log p_σ and its gradient, from the nearest points only."""
         nearest = torch.tensor(self.tree.query(x.detach().tolist(), k=NEAREST)[1], device=x.device)
         away = self.points[nearest] - x[:, None]
         precision = width.pow(-2)[:, None]
@@ -151,8 +159,8 @@ class KernelDensity(nn.Module):
 
 
 def kernel_density(points: Float64[Tensor, "N 2"], *, bandwidth: float) -> GaussianMixture | KernelDensity:
-    """Equal Gaussian kernels on points: a mixture where they are few."""
-    if len(points) > FEW:
+    """Equal Gaussian kernels of bandwidth h (data units) on points: a mixture where there are few of them."""
+    if len(points) > FEW_POINTS:
         return KernelDensity(points, bandwidth=bandwidth)
     kernels = isotropic(bandwidth, points)
     return GaussianMixture(points, weights=torch.ones(len(points)), variances=kernels, scale=bandwidth)
@@ -160,12 +168,12 @@ def kernel_density(points: Float64[Tensor, "N 2"], *, bandwidth: float) -> Gauss
 
 def _pair_sums(
     points: Float64[Tensor, "N 2"],
-    x: Float64[Tensor, "n 2"],
-    width: Float64[Tensor, "n"],
+    x: Rows,
+    width: Values,
     first: Int64[Tensor, "n stretches"],
     counts: Int64[Tensor, "n stretches"],
 ) -> Sums:
-    """Sums over stretches of the points, which begin at `first`; divided by N."""
+    """Sum the kernels of stretches of the sorted points, divided by N; `counts` points from `first` on for each."""
     counts, before = counts.flatten(), counts.flatten().cumsum(0) - counts.flatten()
     place = torch.arange(int(counts.sum()), device=x.device) + (first.flatten() - before).repeat_interleave(counts)
     row = torch.arange(len(x), device=x.device).repeat_interleave(counts.view(len(x), -1).sum(-1))

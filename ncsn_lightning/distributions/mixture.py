@@ -1,4 +1,4 @@
-"""Gaussian mixtures: the engine behind most targets; how their components are evaluated is in `components.py`."""
+"""Gaussian mixtures, which most targets are; `components.py` evaluates their components."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..core.validation import Rows, Values
 from .base import Distribution
 from .components import cheapest, rotate
 
@@ -14,16 +15,16 @@ class GaussianMixture(Distribution):
     """A mixture of K Gaussians, isotropic or not; the named mixtures and the curves derive from it.
 
     Args:
-        means: data units.
-        weights: positive; normalised here.
-        variances: along and across the component's direction, data units squared. Zeros make point masses, for which
-            p_σ exists for σ > 0.
+        means: in data units.
+        weights: positive; they are normalised here.
+        variances: along and across the component's direction, in data units². Zeros make point masses, whose p_σ exists
+            only for σ > 0.
         directions: unit vectors; None for isotropic components.
-        scale: smallest length, data units.
+        scale: smallest length, in data units.
         unit: see `Distribution`.
 
     Raises:
-        ValueError: a shape does not fit the others, or a number is none that a mixture can have.
+        ValueError: shapes do not fit each other, or a number is impossible in a mixture.
     """
 
     means: Tensor
@@ -55,7 +56,7 @@ class GaussianMixture(Distribution):
         self.components = cheapest(means - mean, weights, variances, None if directions is None else frame)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """A component by its weight, then a Gaussian draw."""
+        """Draw components by their weights, then a Gaussian point of each."""
         device = self.means.device
         uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
         component = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform, right=True)
@@ -65,7 +66,10 @@ class GaussianMixture(Distribution):
         return self._rounded(self.means[component] + offset)
 
     def centred(self) -> Distribution:
-        """The mixture with other means; a subclass that draws or computes in its own way is asked itself."""
+        """The same mixture with its means moved.
+
+        A subclass that draws or computes in its own way is wrapped instead, as in the base class.
+        """
         names = ("sample", "_log_prob", "_score")
         if self._is_centred or any(getattr(type(self), name) is not getattr(GaussianMixture, name) for name in names):
             return super().centred()
@@ -73,10 +77,10 @@ class GaussianMixture(Distribution):
         moved._constant("means", self.means - self.mean)
         return moved
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return self.components.log_sum(x - self.mean, sigma)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         return self.components.score(x - self.mean, sigma)
 
 
@@ -84,7 +88,7 @@ class Modes(GaussianMixture):
     """A mixture whose components count as modes, so that samples have a weight for each."""
 
     def responsibilities(self, x: Float[Tensor, "n 2"], sigma: float = 0.0) -> Float64[Tensor, "n K"]:
-        r"""$r_k(x) = w_k\,p_{\sigma,k}(x) / p_\sigma(x)$; of point masses at σ = 0 the nearest has it all.
+        r"""$r_k(x) = w_k\,p_{\sigma,k}(x) / p_\sigma(x)$; for point masses at σ = 0 it is 1 for the nearest one.
 
         Args:
             x: points, in data units.
@@ -95,7 +99,7 @@ class Modes(GaussianMixture):
         return self.components.responsibilities(points - self.mean, levels)
 
     def deviations_away(self, x: Float[Tensor, "n 2"], sigma: float = 0.0) -> Float64[Tensor, "n K"]:
-        """How far points are from each mode, in its own deviations (Mahalanobis); arguments as above."""
+        """The Mahalanobis distance of points from each mode at σ; arguments as of `responsibilities`."""
         offset = x.double()[:, None] - self.means
         along, across = (offset * self.directions).sum(-1), (offset * rotate(self.directions)).sum(-1)
         first, second = (self.deviations.square() + sigma**2).unbind(-1)
@@ -103,7 +107,7 @@ class Modes(GaussianMixture):
 
 
 def _check(means: Tensor, weights: Tensor, variances: Tensor, directions: Tensor | None) -> None:
-    """Raise ValueError for numbers of which no mixture can be made."""
+    """Raise a ValueError for numbers that are impossible in a mixture."""
     if means.ndim != 2 or means.shape[1] != 2 or not len(means):
         raise ValueError(f"means of the shape {list(means.shape)}: give [K, 2], a row for each component")
     unit = torch.ones_like(weights) if directions is None else directions.norm(dim=-1)
@@ -133,15 +137,17 @@ def _covariance(
     variances: Float64[Tensor, "K 2"],
     directions: Float64[Tensor, "K 2"],
 ) -> Float64[Tensor, "2 2"]:
+    """The covariance of the mixture: that within the components plus that of their means."""
     frames = torch.stack([directions, rotate(directions)], dim=1)  # [K, 2 (along, across), 2]
     within = torch.einsum("k,kf,kfi,kfj->ij", weights, variances, frames, frames)
     return within + torch.einsum("k,ki,kj->ij", weights, centred, centred)
 
 
-def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Float64[Tensor, "n 2"]:
+def _normal(n: int, device: torch.device, generator: torch.Generator | None) -> Rows:
+    """Standard normal vectors in float64."""
     return torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
 
 
 def isotropic(std: float, like: Float[Tensor, "K 2"]) -> Float64[Tensor, "K 2"]:
-    """Variances of equal isotropic components."""
+    """The `variances` of equal isotropic components, one for each row of `like`; `std` in data units."""
     return torch.full_like(like, std**2, dtype=torch.float64)

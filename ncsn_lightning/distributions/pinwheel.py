@@ -2,13 +2,13 @@ r"""The pinwheel: Gaussian blobs stretched along a radius and twisted by an angl
 
 Given the radial normal z₁, a point of arm k is zoom · R(θ_k) (f, b z₂) plus noise, with f = 1 + a z₁ and the angle
 θ_k = 2πk/K + rate · exp(f): a Gaussian about a place on a curve, wide along the tangent and as narrow as the noise
-along the radius. So the density is a one-dimensional integral over z₁ of anisotropic Gaussians, and a mixture once
-the nodes are fixed.
+along the radius. The density is therefore a one-dimensional integral over z₁ of anisotropic Gaussians, and a mixture
+once the nodes of a quadrature rule are fixed.
 
-Far from the data the twist has no natural end: exp(f) winds an ever finer thread. The target therefore is *defined*
-as the mixture over the nodes, |z₁| ≤ 6: its samples are drawn from it, its density and score are exact everywhere. It
-differs from the untruncated pinwheel by less than 1e-7 in total variation and, in relative density, by less than 1e-6
-wherever p_σ has samples; in the empty space between and beyond the arms the two are different functions.
+Far from the data the arms never end: exp(f) winds them ever more tightly. The target is therefore *defined* as the
+mixture over the nodes, |z₁| ≤ 6: samples are drawn from that mixture, and its density and score are exact everywhere.
+It differs from the untruncated pinwheel by less than 1e-7 in total variation, and by less than 1e-6 in relative density
+wherever p_σ has samples. In the empty space between and beyond the arms the two densities are different.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ import math
 
 import torch
 
-from ..core.validation import Count, Finite, Positive, strict
+from ..core.validation import Count, Finite, Positive, Values, strict
 from .mixture import GaussianMixture
-from .quadrature import PEAK_STEP, Values, spaced_rule
+from .quadrature import PEAK_STEP, spaced_rule
 
-CUT_OFF = 6.0  # |z₁|
-OFF_AXIS = 7.5  # tangential standard deviations within which every node resolves its neighbourhood
+CUT_OFF = 6.0
+"""Largest |z₁|."""
+
+OFF_AXIS = 7.5
+"""Tangential standard deviations up to which the nodes resolve the density beside the curve."""
+
 MAX_NODES = 20_000
+"""Most nodes of the quadrature; noise so small that it needs more is refused."""
 
 
 class Pinwheel(GaussianMixture):
@@ -35,11 +40,11 @@ class Pinwheel(GaussianMixture):
 
     Args:
         arms: K.
-        radial_std: before zooming.
-        tangential_std: before zooming.
-        rate: of the twist, radians at f = 0.
+        radial_std: a, the standard deviation along an arm, before zooming.
+        tangential_std: b, the standard deviation across an arm, before zooming.
+        rate: of the twist, in radians at f = 0.
         zoom: factor on the arms, not on the noise.
-        noise: data units.
+        noise: its standard deviation, in data units.
     """
 
     @strict

@@ -1,4 +1,4 @@
-r"""The user's own points: N rows of two numbers, as a kernel density.
+r"""A target made of your own points: a kernel density on N rows of two numbers.
 
 $$p = \frac1N \sum_i \mathcal N(x_i, h^2 I), \qquad p_\sigma = \frac1N \sum_i \mathcal N(x_i, (h^2 + \sigma^2) I)$$
 """
@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from ..core.validation import Index, Positive, strict
+from ..core.validation import Index, Positive, Rows, Values, strict
 from . import bandwidth as bandwidth_rules
 from .base import Distribution
 from .kernels import kernel_density
@@ -31,10 +31,10 @@ from .tables import NoColumnError, Table, is_known, read_file, read_values
 TwoColumns = Annotated[Sequence[str | Index], Field(min_length=2, max_length=2)]
 
 LARGEST, SMALLEST = 1e18, 1e-18
-"""Lengths whose squares float32 still has, as networks need them."""
+"""Largest and smallest length whose square float32 can represent, as networks need."""
 
 DAMAGED = (ValueError, OSError, EOFError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged file raises."""
+"""Exceptions that reading a damaged file can raise."""
 
 
 class Points(Distribution):
@@ -42,24 +42,25 @@ class Points(Distribution):
 
     `bandwidth="auto"` is Scott's rule, h = σ_d N^(−1/6) with σ_d the root mean square of the centred data per
     dimension (Scott, "Multivariate Density Estimation", 1992; Silverman's rule gives the same in two dimensions). It
-    is made for one round cloud and blurs finer structure: `"likelihood"` is the bandwidth under which each point is
-    most likely given the others, and finds curves and clusters.
+    is made for one round cloud and blurs finer structure. `"likelihood"` is the bandwidth under which each point is
+    most likely given the others, and preserves curves and clusters.
 
-    Of more than 4096 points log p_σ and the score are exact to some 1e-6 (`KernelDensity`), and not for `vmap`.
+    With more than 4096 points log p_σ and the score are exact to about 1e-6 (`KernelDensity`), and `torch.func.vmap`
+    cannot be used.
 
     Args:
         path: a file of N rows and two columns, as text (`.csv`, `.tsv`, `.txt`, `.dat`: any usual delimiter and decimal
             mark, with or without a header) or numbers (`.npy`, `.npz`, `.pt`), or either with `.gz`; or the points
             themselves, `[N, 2]`: an array, a tensor, lists or a data frame.
-        bandwidth: h, data units, or a rule: "auto", "likelihood".
-        columns: the two that are meant where there are more: names in the header, or positions counted from 0.
+        bandwidth: h, in data units, or a rule: "auto", "likelihood".
+        columns: the two columns to read where there are more: names in the header, or positions counted from 0.
 
     Attributes:
-        points: what was read, in the data's coordinates, `[N, 2]`, float64.
+        points: the points x_i in the data's own coordinates, `[N, 2]`, float64.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds anything but N × 2 finite numbers, or could be read in several ways.
+        ValueError: the file holds anything but N × 2 finite numbers, or could be read in several ways.
     """
 
     points: Tensor
@@ -85,46 +86,47 @@ class Points(Distribution):
 
     @property
     def files(self) -> dict[str, Float[Tensor, "n 2"] | None]:
+        """The points in place of the file and of its columns."""
         return {"path": self.points, "columns": None}
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """One of the points, then noise."""
+        """Draw some of the points with replacement, then add noise of deviation h."""
         device = self.points.device
         uniform = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
         chosen = self.points[(uniform * len(self.points)).long()]
         noise = torch.randn(n, 2, dtype=torch.float64, device=device, generator=generator)
         return self._rounded(chosen + self.bandwidth * noise)
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return self.kernels.log_prob(x, sigma)
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         return self.kernels.score(x, sigma)
 
     @cached_property
     def spacing(self) -> float:
-        """The median distance from a point to its nearest neighbour, data units."""
+        """The median distance from a point to its nearest neighbour, in data units."""
         return bandwidth_rules.spacing(self.points)
 
     @cached_property
     def hidden(self) -> float:
-        """What the kernels hide: by how much a quarter of the bandwidth would make a point more likely, nats."""
+        """How much more likely a quarter of the bandwidth would make a point, in nats; see `gain_of_narrower`."""
         return bandwidth_rules.gain_of_narrower(self.points, self.bandwidth)
 
     @property
     def hides_structure(self) -> bool:
-        """Whether narrower kernels would show what these blur."""
-        return self.hidden > bandwidth_rules.MATTERS
+        """Whether narrower kernels would show structure that these blur."""
+        return self.hidden > bandwidth_rules.NOTABLE_GAIN
 
     @cached_property
     def extent(self) -> float:
-        """Largest distance between any two of the points; where h is larger, the diameter."""
+        """Largest distance between any two of the points, in data units; where h is larger, the diameter."""
         largest = _largest_distance((self.points - self.mean).cpu().numpy())
         return largest if largest > self.bandwidth else self.diameter
 
 
 def _largest_distance(centred: NDArray[np.float64]) -> float:
-    """The largest extent along 4096 even directions, which is the largest distance to a relative 1e-7."""
+    """The largest extent along 4096 even directions: the largest distance, to a relative error of 1e-7."""
     try:
         ends = centred[ConvexHull(centred).vertices]
     except QhullError:  # all lie on a line
@@ -135,14 +137,15 @@ def _largest_distance(centred: NDArray[np.float64]) -> float:
     return max(float(np.ptp(ends @ part, axis=0).max()) for part in np.array_split(directions, 64, axis=1))
 
 
-def _width(points: Float64[Tensor, "n 2"], rule: str, path: str) -> float:
+def _width(points: Rows, rule: str, path: str) -> float:
+    """The bandwidth that a rule gives, in data units."""
     if (points == points[0]).all():
         raise ValueError(f"path={path}: a single distinct point leaves no automatic bandwidth; give bandwidth a number")
     return (bandwidth_rules.scott if rule == "auto" else bandwidth_rules.most_likely)(points)
 
 
 def _table(path: Any, columns: Sequence[str | int] | None, named: str) -> Table:
-    """The numbers of a file or of what stands in for one, or one line that says why there are none."""
+    """Read the table in a file or in an array; raise an error of one line where that is impossible."""
     if path is None or isinstance(path, int | float):
         raise ValueError(f"path={path}: no file and no points; write the name of a file as a text, path='\"{path}\"'")
     try:
@@ -183,7 +186,7 @@ def _checked(table: Table, path: str) -> Table:
 
 
 def _summary(table: Table, path: str) -> str:
-    """One line about what was read."""
+    """One line for the log about what was read."""
     names = table.names or ["x", "y"]
     columns = f"columns {', '.join(names)}" if table.names else "no names of columns"
     ranges = (

@@ -1,10 +1,10 @@
 r"""Quadrature rules for integrals of sharp peaks along a curve.
 
 The trapezoidal rule converges exponentially for analytic integrands that vanish at both ends: with steps of h on a
-Gaussian peak of width w the relative error is 2 exp(−2π² w² / h²), 2e-7 at h = 1.1 w. Where the integrand does not
-vanish, at the open ends of a curve, it can fall off at any rate; there the steps shrink in proportion to the distance
-from the end, which is again the trapezoidal rule, in the logarithm of that distance. One change of variables t(s)
-does both: its inverse has the derivative
+Gaussian peak of width w the relative error is 2 exp(−2π² w² / h²), 2e-7 at h = 1.1 w. At the open ends of a curve the
+integrand does not vanish, and can fall off at any rate. There the steps shrink in proportion to the distance from the
+end, which is again the trapezoidal rule, in the logarithm of that distance. One change of variables t(s) does both. Its
+inverse has the derivative
 
 $$\frac{ds}{dt} = \frac{1}{h(t)} + \frac{1}{\eta}\,\frac{d}{dt}\ln\frac{t - t_0}{t_1 - t}$$
 
@@ -21,23 +21,31 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-Values = Float64[Tensor, "n"]
+from ..core.validation import Values
+
 Function = Callable[[Values], Values]
 Rule = tuple[Float64[Tensor, "nodes"], Float64[Tensor, "nodes"]]
 """Nodes and weights."""
 
-PEAK_STEP = 1.1  # h: widths of a peak per step
-END_STEP = 0.5  # η: e-foldings of the distance from an end per step, relative error 5e-8
-CUT = 3e-8  # share of the steepest integrand that lies between the last node and the end
+PEAK_STEP = 1.1
+"""h: length of a step, in widths of a peak."""
+
+END_STEP = 0.5
+"""η: length of a step near an end, in e-foldings of the distance from it; the relative error is 5e-8."""
+
+CUT = 3e-8
+"""Share of the steepest integrand that lies between the last node and the end."""
+
 GRID = 2**16
+"""Intervals of the grid on which t(s) is computed."""
 
 
 def spaced_rule(start: float, stop: float, density: Function) -> Rule:
-    """Trapezoidal rule with `density(t)` nodes per unit of t.
+    """The trapezoidal rule with `density(t)` nodes per unit of t, for integrands that vanish at both ends.
 
     Args:
-        start: lower end of an interval at whose ends the integrand vanishes.
-        stop: upper end.
+        start: lower end of the interval.
+        stop: upper end of the interval.
         density: ds/dt, a smooth positive function.
     """
     t = torch.linspace(start, stop, GRID + 1, dtype=torch.float64)
@@ -50,7 +58,7 @@ def spaced_rule(start: float, stop: float, density: Function) -> Rule:
     target = (torch.arange(count, dtype=torch.float64) + 0.5) * s[-1] / count
     left = torch.searchsorted(s, target) - 1
     nodes = t[left] + (target - s[left]) / slope[left]
-    for _ in range(2):  # Newton's method on the last, partial step: linear interpolation is not smooth enough
+    for _ in range(2):  # two steps of Newton's method, as linear interpolation is not smooth enough
         reached = s[left] + (slope[left] + density(nodes)) / 2 * (nodes - t[left])
         nodes = nodes - (reached - target) / density(nodes)
     return nodes, s[-1] / count / density(nodes)
@@ -60,10 +68,10 @@ def graded_rule(start: float, stop: float, *, width: Function, rate: float) -> R
     """A rule for peaks along an interval with open ends.
 
     Args:
-        start: lower end.
-        stop: upper end.
-        width: smallest standard deviation, in t, of the peaks that can stand at t; a smooth function.
-        rate: steepest exponential decay, in 1 / t, with which an integrand can start from an end.
+        start: lower end of the interval.
+        stop: upper end of the interval.
+        width: gives the smallest standard deviation, in t, of peaks at t; a smooth function.
+        rate: of the steepest exponential decay of an integrand from an end, in 1 / t.
     """
     length = stop - start
     reach = math.log(rate * length / CUT)

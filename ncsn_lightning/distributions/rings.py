@@ -5,7 +5,7 @@ A circle of radius R about the origin, uniform in angle, smoothed by τ² = nois
 $$p_R(x) = \frac{1}{2\pi\tau^2} \exp\Big(-\frac{(r - R)^2}{2\tau^2}\Big)\, e^{-z} I_0(z), \qquad
   r = \|x\|,\; z = \frac{rR}{\tau^2},$$
 
-with the modified Bessel function I₀ (the circular normal, or Rice's law in the radius); its score is radial,
+with the modified Bessel function I₀; in the radius this is Rice's law. Its score is radial,
 
 $$\nabla \log p_R = \frac{x}{\tau^2}\Big(\frac{R^2}{\tau^2}\,\frac{I_1(z)}{z\,I_0(z)} - 1\Big).$$
 """
@@ -20,18 +20,19 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
-from ..core.validation import Count, Positive, strict
+from ..core.validation import Count, Positive, Rows, Values, strict
 from .base import Distribution
 
-TINY = 1e-20  # data units squared: keeps the radius differentiable at the origin
+TINY = 1e-20
+"""Added to the squared radius, in data units², to keep the radius differentiable at the origin."""
 
 
 class ConcentricCircles(Distribution):
     """Equally likely concentric circles with Gaussian noise; the named ones derive from it.
 
     Args:
-        radii: data units.
-        noise: data units.
+        radii: in data units.
+        noise: its standard deviation, in data units.
     """
 
     radii: Tensor
@@ -45,7 +46,7 @@ class ConcentricCircles(Distribution):
         self._constant("radii", radii)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-        """A circle, an angle, then noise."""
+        """Draw a circle and an angle, then add noise."""
         device = self.radii.device
         radius = self.radii[torch.randint(len(self.radii), (n,), device=device, generator=generator)]
         angle = 2 * math.pi * torch.rand(n, dtype=torch.float64, device=device, generator=generator)
@@ -53,19 +54,19 @@ class ConcentricCircles(Distribution):
         place = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
         return (place + self.noise * noise).float()
 
-    def _log_prob(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+    def _log_prob(self, x: Rows, sigma: Values) -> Values:
         return torch.logsumexp(self._exponents(x, sigma)[0], dim=-1) - math.log(len(self.radii))
 
-    def _score(self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]) -> Float64[Tensor, "n 2"]:
+    def _score(self, x: Rows, sigma: Values) -> Rows:
         exponents, z, variance = self._exponents(x, sigma)
         z = z.clamp(min=1e-12)
         pull = self.radii.square() / variance * torch.special.i1e(z) / (z * torch.special.i0e(z))
         return x / variance * ((torch.softmax(exponents, dim=-1) * pull).sum(-1, keepdim=True) - 1)
 
     def _exponents(
-        self, x: Float64[Tensor, "n 2"], sigma: Float64[Tensor, "n"]
+        self, x: Rows, sigma: Values
     ) -> tuple[Float64[Tensor, "n circles"], Float64[Tensor, "n circles"], Float64[Tensor, "n 1"]]:
-        """log p_R, z and τ²."""
+        """log p_R and z for every circle, and τ²."""
         variance = self.noise**2 + sigma.square()[:, None]
         radius = (x.square().sum(-1, keepdim=True) + TINY).sqrt()
         z = radius * self.radii / variance
@@ -98,7 +99,7 @@ class Rings(ConcentricCircles):
 
     Args:
         rings: K.
-        noise: data units, after zooming.
+        noise: its standard deviation after zooming, in data units.
         zoom: factor on the circles, not on the noise: the largest radius.
     """
 

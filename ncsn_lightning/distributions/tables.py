@@ -1,8 +1,8 @@
-"""Tables of numbers as people have them: read where they can be read in one way alone, else refused with the reason.
+"""Reads tables of numbers from files and arrays, and refuses those that could be read in several ways.
 
-A table of text has a delimiter (tab, `;`, `,`, `|` or blanks) and a decimal mark (`.` or `,`). Each pair is tried on
-the whole text. Those under which every row has the same number of cells, and every cell that counts is a number, must
-agree about the numbers; where none fits, the one that came furthest says what is in the way.
+A table of text has a delimiter (tab, `;`, `,`, `|` or blanks) and a decimal mark (`.` or `,`). Each pair of them is
+tried on the whole text. A pair fits if every row has the same number of cells, and every cell in the chosen columns is
+a number. All pairs that fit must give the same numbers. If none fits, the error comes from the one that got furthest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BINARY = (".npy", ".npz", ".pt", ".pth")
 DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", " ": "blanks"}
 DIALECTS = tuple(itertools.product(DELIMITERS, ".,"))
 COMMENT = re.compile(r"\s*(#(?!DIV/0!|N/A|NAME\?|NULL!|NUM!|REF!|VALUE!)|%|//)")
-"""What opens a line that holds no numbers; a spreadsheet's errors begin in the same way, and are cells."""
+"""The start of a comment line, but not of an error in a spreadsheet's cell, which starts with # as well."""
 
 NUMBERS = {
     mark: re.compile(
@@ -43,7 +43,7 @@ NUMBERS = {
 THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 MISSING = {"", "-", "--", "?", ".", "na", "n/a", "n.a.", "#n/a", "nan", "nat", "nil", "none", "null", "missing"}
 WORDS = MISSING | {"true", "false", "inf", "infinity", "undefined", "error"}
-"""Cells that stand where a number belongs, and are no names of columns."""
+"""Cells that stand in place of a number, and are not names of columns."""
 
 UNITS = re.compile(
     r"[\[(].*[\])]|°|′|″|%|[kcdmµμn]?m|k?px|pixels?|deg|degs|degrees?(_?(north|east|[NE]))?|°[NSEWCF]?|m?rad|radians?"
@@ -53,23 +53,27 @@ UNITS = re.compile(
 
 
 class Unreadable(ValueError):  # noqa: N818  (it names what the table is)
-    """A table that cannot be read, or in more ways than one; `progress` tells how far a reading came."""
+    """A table that cannot be read, or that can be read in several ways.
+
+    Attributes:
+        progress: how far the reading got, see `_Reading._progress`.
+    """
 
     progress: tuple[bool, int, int, int] = (False, 0, 0, 0)
 
 
 class NoColumnError(Unreadable):
-    """A column that is asked for and is not there."""
+    """A column was asked for that does not exist."""
 
 
 @dataclass
 class Table:
-    """What was read.
+    """A table that was read.
 
     Attributes:
-        values: `[N, C]` for a table; what else an array file holds has its own shape.
+        values: `[N, C]`; an array of another shape is kept as it is.
         names: of the columns; empty where the source has none.
-        remarks: on decisions that a reader of the log should know of.
+        remarks: lines for the log about how ambiguous parts were read.
     """
 
     values: NDArray[np.float64]
@@ -77,7 +81,11 @@ class Table:
     remarks: list[str] = field(default_factory=list)
 
     def select(self, columns: Columns | None) -> Table:
-        """The columns that are asked for; all without."""
+        """The table of the given columns; of all columns for None.
+
+        Raises:
+            NoColumnError: a column does not exist, or is named twice.
+        """
         if columns is None or self.values.ndim != 2:
             return self
         indices = _indices(columns, self.names, self.values.shape[1])
@@ -85,15 +93,15 @@ class Table:
 
 
 def read_file(file: Path, columns: Columns | None) -> Table:
-    """The table in a file.
+    """Read the table in a file.
 
     Args:
-        file: its ending tells what it is.
-        columns: the ones that count, of others what else they hold is not read; None for all.
+        file: its ending determines the format.
+        columns: the columns to read; others may hold anything but numbers. None for all.
 
     Raises:
-        Unreadable: it is no table of numbers, or could be read in several ways.
-        OSError, EOFError and what else NumPy and the standard library raise for damaged files.
+        Unreadable: it is not a table of numbers, or could be read in several ways.
+        OSError, EOFError: the file is damaged; NumPy and the standard library raise further exceptions.
     """
     ending = _ending(file)
     with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
@@ -107,34 +115,34 @@ def read_file(file: Path, columns: Columns | None) -> Table:
 
 
 def read_values(values: Any, columns: Columns | None) -> Table:
-    """The table in an array, a tensor, a data frame or nested lists.
+    """Read the table in an array, a tensor, a data frame or nested lists.
 
     Raises:
-        Unreadable: it holds no real numbers, or not the columns.
+        Unreadable: it holds other things than real numbers, or lacks a column.
     """
     if isinstance(values, torch.Tensor):
         if values.is_complex() or values.dtype == torch.bool:
             raise Unreadable(f"its values are of type {values.dtype}, not real numbers")
         return Table(values.detach().to("cpu", torch.float64, copy=True).numpy()).select(columns)
-    names = getattr(values, "columns", None)  # of a data frame, whose library need not be known here
+    names = getattr(values, "columns", None)  # data frames of all libraries have this attribute
     if names is not None and columns is not None:
         chosen = [list(names)[i] for i in _indices(columns, [str(name) for name in names], len(names))]
         values, names, columns = values[chosen], chosen, None
     try:
         numbers = np.ma.masked_array(values) if np.ma.isMaskedArray(values) else np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise Unreadable("its rows differ in length, or hold more than numbers") from error
+        raise Unreadable("its rows differ in length, or hold other things than numbers") from error
     table = _numbers(numbers, objects=names is not None)
     return Table(table.values.copy(), table.names or [str(name) for name in names or ()]).select(columns)
 
 
 def is_known(file: Path) -> bool:
-    """Whether the name of a file ends in what can be read."""
+    """Whether the file has an ending that `read_file` knows."""
     return _ending(file) in (*TEXT, *BINARY)
 
 
 def _ending(file: Path) -> str:
-    """The ending that tells what a file holds: that before `.gz`, without which it is text."""
+    """The ending that determines the format: for `.gz` the one before it, or text where there is none."""
     *others, last = ["", *(suffix.lower() for suffix in file.suffixes)]
     if last != ".gz":
         return last
@@ -142,22 +150,24 @@ def _ending(file: Path) -> str:
 
 
 def _indices(columns: Columns, names: list[str], width: int) -> list[int]:
-    """Where the columns stand."""
+    """The positions of the columns, given by name or position."""
     where = [names.index(column) if column in names else column for column in columns]
     for index in where:
         if isinstance(index, str) or index >= width:
             known = ", ".join(names) if names else f"0 to {width - 1}"
             raise NoColumnError(f"there is no column {index}; choose of {known}")
     if len(set(where)) < len(where):
-        raise NoColumnError("the same one twice; name different ones")
+        raise NoColumnError("the same column twice; name two different ones")
     return [int(index) for index in where]
 
 
 def _read_npy(stream: io.BytesIO) -> Table:
+    """The array in a `.npy` file."""
     return _numbers(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 def _read_npz(stream: io.BytesIO) -> Table:
+    """The one array in a `.npz` file, or its arrays of equal length as columns."""
     with np.load(stream, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items())
@@ -169,6 +179,7 @@ def _read_npz(stream: io.BytesIO) -> Table:
 
 
 def _read_torch(stream: io.BytesIO) -> Table:
+    """The tensor in a file of `torch.save`."""
     try:
         content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
@@ -179,26 +190,27 @@ def _read_torch(stream: io.BytesIO) -> Table:
 
 
 def _numbers(values: NDArray[Any], *, objects: bool = False) -> Table:
-    """Real numbers in float64, of a record array by their names; what is masked becomes NaN."""
+    """Convert an array to float64; a record array's fields become columns, and masked values NaN."""
     names = list(values.dtype.names or ())
     if names:
         values = structured_to_unstructured(values)
-    if objects and values.dtype.kind == "O":  # a data frame's columns of different types
+    if objects and values.dtype.kind == "O":  # a data frame has object type where its columns have several types
         try:
             values = values.astype(np.float64)
         except (ValueError, TypeError) as error:
-            raise Unreadable(f"it holds more than numbers ({_line(error)}); choose its columns") from error
+            raise Unreadable(f"it holds other things than numbers ({_line(error)}); choose its columns") from error
     if values.dtype.kind not in "iuf":
         raise Unreadable(f"its values are of type {values.dtype}, not real numbers")
     return Table(np.ma.filled(values.astype(np.float64), np.nan), names)
 
 
 def _line(error: Exception) -> str:
+    """The message of an error in one line."""
     return " ".join(str(error).split())
 
 
 def _decoded(content: bytes) -> str:
-    """Text in UTF-8, UTF-16 or UTF-32; else in Latin-1, which numbers do not depend on."""
+    """Decode UTF-8, UTF-16 or UTF-32, and anything else as Latin-1, in which numbers are the same."""
     for mark, encoding in (
         (b"\xff\xfe\0\0", "utf-32"),
         (b"\0\0\xfe\xff", "utf-32"),
@@ -207,7 +219,7 @@ def _decoded(content: bytes) -> str:
     ):
         if content.startswith(mark):
             return content.decode(encoding)
-    if b"\0" in content:  # text in UTF-16 without a mark has a zero beside every digit
+    if b"\0" in content:  # UTF-16 without a byte order mark has a zero byte beside every digit
         half = content[:1000:2], content[1:1000:2]
         zeros = [part.count(0) > 0.9 * len(part) for part in half]
         if zeros == [False, True] or zeros == [True, False]:
@@ -220,69 +232,74 @@ def _decoded(content: bytes) -> str:
 
 
 def read_text(text: str, columns: Columns | None = None) -> Table:
-    """The table in a text.
+    """Read the table in a text; `columns` as in `read_file`.
 
     Raises:
-        Unreadable: with the line and the reason.
+        Unreadable: the message gives the line and the reason.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    told = re.match(r'"?sep=([\t;,| ])"?\n', text)  # as spreadsheets write it
-    dialects = [dialect for dialect in DIALECTS if not told or dialect[0] == told[1]]
-    text = text[told.end() :] if told else text
+    declared = re.match(r'"?sep=([\t;,| ])"?\n', text)  # spreadsheets may write the delimiter in the first line
+    dialects = [dialect for dialect in DIALECTS if not declared or dialect[0] == declared[1]]
+    text = text[declared.end() :] if declared else text
     lines, found, failed = text.split("\n"), [], []
     for delimiter, decimal in dialects:
         try:
             table = _Reading(delimiter, decimal, columns).read(lines)
         except Unreadable as error:
             failed.append(error)
-        else:  # one column of `1,5` is nobody's points, and might be two
+        else:  # a single column such as `1,5` is not accepted, for it may be two columns
             found += [table] if decimal == "." or table.values.shape[1] > 1 or columns else []
     if not found:
         raise max(failed, key=lambda error: error.progress)
-    found = [table for table in found if table.values.size] or found[:1]  # a header alone is one under all
+    found = [table for table in found if table.values.size] or found[:1]  # a header without rows fits every dialect
     if any(not np.array_equal(table.values, found[0].values, equal_nan=True) for table in found):
-        raise Unreadable("its columns can be parted in several ways; use commas between columns and dots for decimals")
+        raise Unreadable("its columns can be split in several ways; use commas between columns and dots for decimals")
     return found[0]
 
 
 class _Reading:
-    """A text read with one delimiter and one decimal mark."""
+    """One attempt to read a text, with one delimiter and one decimal mark."""
 
     def __init__(self, delimiter: str, decimal: str, columns: Columns | None) -> None:
         self.delimiter, self.decimal, self.columns = delimiter, decimal, columns
         self.is_number = NUMBERS["," if decimal == "," else r"\."].fullmatch
-        self.comment: list[str] = []  # cells of the last comment, which may be the header
+        self.comment: list[str] = []  # the last comment, which may be the header
         self.chosen: list[int] | None = None
         self.line, self.width, self.names = 0, 0, list[str]()
-        self.fraction: str | None = None  # a cell with a comma, while all of them could mark thousands
-        self.decides = decimal == ","
+        self.ambiguous = decimal == ","  # while every comma so far may mark thousands instead of decimals
+        self.example: str | None = None  # the first cell with such a comma
 
     def read(self, lines: list[str]) -> Table:
+        """The table in the lines.
+
+        Raises:
+            Unreadable: the lines do not fit this delimiter and decimal mark, or the commas are ambiguous.
+        """
         rows = self._rows(lines)
         if (first := next(rows, None)) is None:
             return Table(np.empty((0, 2)))
         first = self._header(first, rows)
-        counts = not self.names and first == [str(i) for i in range(self.width)]  # as pandas names columns
+        numbered = not self.names and first == [str(i) for i in range(self.width)]  # as pandas names columns
         chosen = range(self.width) if self.chosen is None else self.chosen
         names = [self.names[i] for i in chosen] if self.names else []
-        if first and not counts and (values := self._read_plain(lines[self.line - 1 :])) is not None:
+        if first and not numbered and (values := self._read_plain(lines[self.line - 1 :])) is not None:
             return _without_index(Table(values, names))
         numbers, whole = array("d"), False
         for index, cells in enumerate(itertools.chain([first] if first else [], rows)):
             row = self._checked(cells)
-            whole = whole or (counts and index > 0 and any(cell.lstrip("+-").isdigit() for cell in row))
+            whole = whole or (numbered and index > 0 and any(cell.lstrip("+-").isdigit() for cell in row))
             numbers.extend(float(cell.replace(",", ".")) for cell in row)
-        if self.decides and self.fraction:
+        if self.ambiguous and self.example:
             raise self._unreadable(
                 f"{DELIMITERS[self.delimiter]} between columns, and commas that may mark decimals or thousands, as in "
-                f"{self.fraction}; write decimals with dots",
+                f"{self.example}; write decimals with dots",
                 good=self.width,
             )
         table = Table(np.frombuffer(numbers, np.float64).reshape(-1, len(chosen)), names)
-        return _without_index(_without_numbers(table, sure=not whole) if counts and len(table.values) > 1 else table)
+        return _without_index(_without_numbers(table, sure=not whole) if numbered and len(table.values) > 1 else table)
 
     def _read_plain(self, lines: list[str]) -> NDArray[np.float64] | None:
-        """What NumPy reads, faster, where nothing asks for more; None elsewhere, for its reasons are poor."""
+        """What NumPy reads, which is faster; None where it cannot, for its error messages are poor."""
         if self.decimal == "," or self.chosen is not None:
             return None
         delimiter = None if self.delimiter == " " else self.delimiter
@@ -293,7 +310,7 @@ class _Reading:
         return values if values.shape[1] == self.width else None
 
     def _rows(self, lines: list[str]) -> Iterator[list[str]]:
-        """Cells of every line that is neither blank nor a comment."""
+        """Yield the cells of every line that is neither blank nor a comment."""
         for self.line, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -301,9 +318,10 @@ class _Reading:
                 self.comment = self._cells(COMMENT.sub("", line, count=1))
                 continue
             cells = self._cells(line)
-            yield cells[:-1] if cells[1:] and cells[-1] == "" else cells  # a row may end in a delimiter
+            yield cells[:-1] if cells[1:] and cells[-1] == "" else cells  # a delimiter may end a row
 
     def _cells(self, line: str) -> list[str]:
+        """The cells of a line, without quotes and a comment at its end."""
         line = re.split(r"\s#", line, maxsplit=1)[0] if "#" in line else line
         line = line.strip(" \r\n") if self.delimiter == "\t" else line.strip()
         if '"' in line:
@@ -313,7 +331,7 @@ class _Reading:
         return line.split() if self.delimiter == " " else [cell.strip() for cell in line.split(self.delimiter)]
 
     def _header(self, first: list[str], rows: Iterator[list[str]]) -> list[str] | None:
-        """Take the names of the columns, and return the first row of numbers."""
+        """Set the names and the choice of columns from the first rows; return the first row of numbers, if any."""
         row: list[str] | None = first
         self.width, comment = len(first), self.comment
         if _are_names(first, self._places(first)) or (
@@ -332,23 +350,24 @@ class _Reading:
         return row
 
     def _places(self, cells: list[str]) -> Iterable[int]:
-        """The columns that tell whether the first row is a header: those that are asked for, by position or name."""
+        """The columns that decide whether the first row is a header: the chosen ones, or all."""
         places = [cells.index(c) if isinstance(c, str) and c in cells else c for c in self.columns or ()]
         return [place for place in places if isinstance(place, int) and place < len(cells)] or range(len(cells))
 
     def _checked(self, cells: list[str]) -> list[str]:
-        """The cells of a row that count; all of them numbers."""
+        """The cells of the chosen columns in a row, each of which must be a number."""
         if len(cells) != self.width:
             raise self._unreadable(f"line {self.line} has {len(cells)} columns, the first one {self.width}")
         row = cells if self.chosen is None else [cells[i] for i in self.chosen]
         for place, cell in enumerate(row):
             if not self.is_number(cell):
                 raise self._unreadable(self._reason(cell), good=place)
-            if self.decides and "," in cell:
-                self.decides, self.fraction = THOUSANDS.fullmatch(cell) is not None, self.fraction or cell
+            if self.ambiguous and "," in cell:
+                self.ambiguous, self.example = THOUSANDS.fullmatch(cell) is not None, self.example or cell
         return row
 
     def _reason(self, cell: str) -> str:
+        """What is wrong with a cell that is not a number, and what to do about it."""
         where = f"line {self.line} has "
         if cell.lower() in MISSING:
             return (
@@ -361,29 +380,30 @@ class _Reading:
         return f"{where}the text {cell[:40]!r} where a number belongs{hint}"
 
     def _progress(self, good: int) -> tuple[bool, int, int, int]:
-        """How far this reading came: that to columns, to a later line, with a rarer delimiter, to more good cells."""
+        """How far this reading got, to be compared: found columns, lines, rarity of the delimiter, good cells."""
         return self.width > 1, self.line, -list(DELIMITERS).index(self.delimiter), good
 
     def _unreadable(self, reason: str, *, good: int = 0) -> Unreadable:
+        """The error for a reason, after `good` cells of the line."""
         error = Unreadable(reason)
         error.progress = self._progress(good)
         return error
 
 
 def _are_names(cells: list[str], places: Iterable[int]) -> bool:
-    """Whether cells read as the names of columns; an index's name may be empty."""
-    looked = [cells[i] for i in places if i < len(cells)]
-    return any(looked) and all(_is_name(cell) or not cell for cell in looked)
+    """Whether the cells at these places are names of columns; the name of an index may be empty."""
+    names = [cells[i] for i in places if i < len(cells)]
+    return any(names) and all(_is_name(name) or not name for name in names)
 
 
 def _is_name(cell: str) -> bool:
-    """A name opens with a letter, a bracket or an underscore, and is no word that stands for a number."""
+    """Whether a cell starts like a name, with a letter after brackets, and is not a word for a missing number."""
     opening = cell.lstrip("_([{<$\\'")[:1]
     return opening.isalpha() and cell.lower() not in WORDS
 
 
 def _without_numbers(table: Table, *, sure: bool) -> Table:
-    """A table whose first row is 0, 1, …: pandas' names of columns where all others have decimals, else a point."""
+    """Decide about a first row 0, 1, …: where `sure`, it is pandas' names of columns, else a point."""
     row = ",".join(f"{value:g}" for value in table.values[0])
     if sure:
         names = [f"{value:g}" for value in table.values[0]]
@@ -393,7 +413,7 @@ def _without_numbers(table: Table, *, sure: bool) -> Table:
 
 
 def _without_index(table: Table) -> Table:
-    """A table without the column that pandas writes first, nameless, and that counts the rows."""
+    """Drop the first column where it has no name and counts the rows, as pandas writes it."""
     values, names = table.values, table.names
     if values.shape[1] < 3 or names[:1] != [""] or not np.array_equal(values[:, 0], np.arange(len(values))):
         return table

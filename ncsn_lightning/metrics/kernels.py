@@ -1,6 +1,7 @@
-r"""Distances from means over pairs of points, as unbiased U-statistics: their mean over samples of the truth is 0.
+r"""Distances computed from means over pairs of points.
 
-Pairs are worked through in chunks, so that the memory does not grow with n².
+They are unbiased U-statistics: averaged over samples of the truth they are 0. Pairs are processed in chunks, so that
+the memory does not grow with n².
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..distributions.base import Distribution
 from .samples import SampleMetric, Truth
 
 PAIRS = 2**20
-"""Pairs in a chunk: 8 MiB of float64."""
+"""Pairs in a chunk, which takes 8 MiB of float64."""
 
 Kernel = Callable[[Float64[Tensor, "rows m"]], Float64[Tensor, "rows m"]]
 """A function of the distance between two points."""
@@ -80,6 +81,7 @@ class EnergyDistance(SampleMetric):
         super().__init__(num_points=num_points)
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        """The energy distance to the draw of the truth, in data units."""
         return energy_distance(samples, truth.points)
 
 
@@ -87,7 +89,7 @@ class SquaredMMD(SampleMetric):
     """MMD² between the samples and as many draws of the truth, see `squared_mmd`.
 
     Args:
-        bandwidths: b, in units of the median distance between two points of the target, so the samples have no say.
+        bandwidths: b, in units of the median distance between two points of the target, which samples cannot change.
         num_points: see `SampleMetric`.
     """
 
@@ -97,5 +99,6 @@ class SquaredMMD(SampleMetric):
         self.bandwidths = bandwidths or [0.1, 0.3, 1.0]
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        """MMD² to the draw of the truth, dimensionless."""
         median = median_distance(truth.target, truth.sigma)
         return squared_mmd(samples, truth.points, bandwidths=[b * median for b in self.bandwidths])

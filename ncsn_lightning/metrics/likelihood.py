@@ -1,17 +1,18 @@
-r"""log p of what a score generates, by the probability-flow ODE with the exact trace.
+r"""The log-density of what a score generates, by the probability-flow ODE with an exact divergence.
 
 Points that move by $dx/d\sigma = -\sigma\, s(x, \sigma)$ keep the marginals $p_\sigma$, and the log-density at a moving
-point changes by the divergence alone, so that from $x_{\min}$ at σ_min up to $x_{\max}$ at σ_max
+point changes only by the divergence of s. Hence, from $x_{\min}$ at σ_min up to $x_{\max}$ at σ_max,
 
 $$\log p_{\sigma_{\min}}(x_{\min}) = \log p_{\sigma_{\max}}(x_{\max})
 - \int_{\sigma_{\min}}^{\sigma_{\max}} \sigma\, \nabla \cdot s\; d\sigma .$$
 
 Source: Score-Based Generative Modeling through Stochastic Differential Equations, Song et al., 2021, §4.3 and appendix
-D. In two dimensions the divergence is two derivatives, so there is no estimate of a trace. Everything runs in float64.
+D. In two dimensions the divergence is a sum of two derivatives, so no trace has to be estimated. Everything runs in
+float64.
 
-The variable of integration is $u = \tfrac12 \ln(\sigma^2 + \tau^2)$, with τ the noise that the target already carries:
-equal steps of it are equal ratios of the width to which p_σ is blurred, and none are spent at σ ≪ τ, where nothing
-changes. Then $dx/du = -(\sigma^2 + \tau^2)\, s$. Without τ it is ln σ.
+The variable of integration is $u = \tfrac12 \ln(\sigma^2 + \tau^2)$, with τ the noise that the target already carries,
+so that $dx/du = -(\sigma^2 + \tau^2)\, s$. Equal steps of u multiply the width to which p_σ is blurred by equal
+factors, and none are spent at σ ≪ τ, where p_σ does not change. At τ = 0, u is ln σ.
 """
 
 from __future__ import annotations
@@ -21,29 +22,32 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torchdiffeq import odeint
 
 from ..core.randomness import keyed_generator
-from ..core.validation import Count, Index, NonNegative, Positive, strict
+from ..core.validation import Count, Index, NonNegative, Positive, Rows, Values, strict
 from ..distributions.base import Distribution
 from ..models.scores import Score, jacobian
 from ..schedules import Schedule
 
 ROWS = 1000
-"""Points that are carried together: what their derivatives need stays in the caches."""
+"""Points that are integrated together: few enough for their derivatives to stay in the caches."""
 
 AtLeastEight = Annotated[int, Field(ge=8)]
 End = Literal["exact", "moment_matched", "gaussian"]
-Points = Float64[Tensor, "n 2"]
-Values = Float64[Tensor, "n"]
 
 
 class Flow(NamedTuple):
-    """The right-hand side of the ODE in u."""
+    """The right-hand side of the ODE in u.
+
+    Attributes:
+        score: in float64.
+        blur: τ, in data units.
+    """
 
     score: Score
     blur: float
@@ -56,31 +60,35 @@ class Flow(NamedTuple):
         """σ at u."""
         return math.sqrt(max(math.exp(2 * u) - self.blur**2, 0.0))
 
-    def velocity(self, u: float, x: Points) -> Points:
+    def velocity(self, u: float, x: Rows) -> Rows:
         """dx/du."""
         return -math.exp(2 * u) * self.score(x, self.sigma(u))
 
-    def with_growth(self, u: float, x: Points) -> tuple[Points, Values]:
-        """dx/du, and the growth d log p / du = (σ² + τ²) ∇·s along it."""
+    def with_growth(self, u: float, x: Rows) -> tuple[Rows, Values]:
+        """dx/du, and d log p / du = (σ² + τ²) ∇·s along the path, in nats."""
         rate, (values, derivatives) = math.exp(2 * u), jacobian(self.score, x, self.sigma(u))
         return -rate * values, rate * (derivatives[:, 0, 0] + derivatives[:, 1, 1])
 
 
 class Solver(ABC):
-    """Carries points from σ_min to σ_max and adds up the growth of their log-density on the way."""
+    """Integrates points from σ_min to σ_max, and the growth of their log-density along the way."""
 
     @abstractmethod
-    def solve(self, flow: Flow, x: Points, start: float, end: float) -> tuple[Points, Values]:
-        """The points at u = `end`, and the integral of the growth, nats."""
+    def solve(self, flow: Flow, x: Rows, start: float, end: float) -> tuple[Rows, Values]:
+        """Integrate from u = `start` to `end`.
+
+        Returns:
+            the points at the end, in data units, and the integral of their growth, in nats.
+        """
 
     @torch.no_grad()
     def __call__(
-        self, score: Score, x: Points, *, sigma_min: float, sigma_max: float, blur: float
-    ) -> tuple[Points, Values]:
-        """The points at σ_max, and ∫ σ ∇·s dσ along their ways, nats.
+        self, score: Score, x: Rows, *, sigma_min: float, sigma_max: float, blur: float
+    ) -> tuple[Rows, Values]:
+        """The points at σ_max, and ∫ σ ∇·s dσ along their paths, in nats.
 
         Args:
-            score: in float64; of a network, `copy.deepcopy(network).double()`.
+            score: in float64; pass `copy.deepcopy(network).double()` for a network.
             x: at σ_min, in data units.
             sigma_min, sigma_max: the ends, in data units.
             blur: τ, in data units.
@@ -94,19 +102,20 @@ class Solver(ABC):
 class RungeKutta(Solver):
     """Equal steps in u: the classical fourth-order method for the points, Gregory's rule for the integral.
 
-    The divergence is the dear part of an evaluation (three networks' worth). The rule takes it once a step, at the
-    nodes alone: the trapezoidal rule with ends corrected to fourth order, weights 3/8, 7/6, 23/24, 1, …, 1, 23/24, …
-    Source: Methods of Numerical Integration, Davis & Rabinowitz, 1984, §2.8.
+    The divergence is the expensive part: it makes an evaluation cost three times as much. Gregory's rule needs it only
+    once a step, at the nodes: it is the trapezoidal rule with its ends corrected to fourth order, with the weights 3/8,
+    7/6, 23/24, 1, …, 1, 23/24, 7/6, 3/8. Source: Methods of Numerical Integration, Davis & Rabinowitz, 1984, §2.8.
 
     Args:
-        steps: N ≥ 8; 4N + 1 evaluations, N + 1 of them with derivatives.
+        steps: N ≥ 8; they cost 4N + 1 evaluations, N + 1 of them with derivatives.
     """
 
     @strict
     def __init__(self, *, steps: AtLeastEight = 32) -> None:
         self.steps = steps
 
-    def solve(self, flow: Flow, x: Points, start: float, end: float) -> tuple[Points, Values]:
+    def solve(self, flow: Flow, x: Rows, start: float, end: float) -> tuple[Rows, Values]:
+        """Take `steps` equal steps of u; returns as in the base class."""
         h = (end - start) / self.steps
         integral = torch.zeros_like(x[:, 0])
         for node, weight in enumerate(self._weights()):
@@ -121,31 +130,32 @@ class RungeKutta(Solver):
         return x, integral
 
     def _weights(self) -> list[float]:
+        """Gregory's weights of the N + 1 nodes."""
         ends = [3 / 8, 7 / 6, 23 / 24]
         return [*ends, *[1.0] * (self.steps - 5), *reversed(ends)]
 
 
 class DormandPrince(Solver):
-    """Steps chosen by their own error, an embedded pair of orders 5 and 4; the library torchdiffeq (Chen, 2018).
+    """Adaptive steps, by the embedded pair of orders 5 and 4 in the library torchdiffeq (Chen, 2018).
 
     Args:
-        tolerance: of the error of a step, relative and absolute (data units, nats).
-        max_steps: after which the solver gives up.
+        tolerance: largest error of a step, relative and absolute (data units, nats).
+        max_steps: steps after which the solver gives up.
     """
 
     @strict
     def __init__(self, *, tolerance: Positive = 1e-6, max_steps: Count = 1000) -> None:
         self.tolerance, self.max_steps = tolerance, max_steps
 
-    def solve(self, flow: Flow, x: Points, start: float, end: float) -> tuple[Points, Values]:
-        """As in the base class.
+    def solve(self, flow: Flow, x: Rows, start: float, end: float) -> tuple[Rows, Values]:
+        """Take steps whose errors are below `tolerance`; returns as in the base class.
 
         Raises:
             ValueError: the solver does not converge.
         """
         reached = start
 
-        def right_hand_side(u: Tensor, state: tuple[Points, Values]) -> tuple[Points, Values]:
+        def right_hand_side(u: Tensor, state: tuple[Rows, Values]) -> tuple[Rows, Values]:
             nonlocal reached
             reached = float(u)
             return flow.with_growth(reached, state[0])
@@ -178,7 +188,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Float[Tensor, "n"]) -> Estimate:
-        """The mean of independent values."""
+        """The mean of independent values, with its standard error."""
         return cls(float(values.mean()), float(values.std() / math.sqrt(len(values))))
 
 
@@ -188,7 +198,7 @@ class Divergence(NamedTuple):
     Attributes:
         nll: E[−log q(x)] under p_σmin.
         kl: KL(p_σmin ‖ q) = NLL − H(p_σmin), as the mean of log p_σmin(x) − log q(x) over the same points.
-        mismatch: the part of it that the prior is to blame for, E[log p_σmax(x_max) − log prior(x_max)].
+        mismatch: the part of `kl` that the prior causes, E[log p_σmax(x_max) − log prior(x_max)].
     """
 
     nll: Estimate
@@ -197,16 +207,16 @@ class Divergence(NamedTuple):
 
 
 class Likelihood:
-    r"""The density q of what the probability-flow ODE makes of a prior, walking down a score from σ_max to σ_min.
+    r"""The density q that the probability-flow ODE of a score makes of a prior, from σ_max down to σ_min.
 
     Args:
         distribution: the target.
-        schedule: whose ends are σ_max and σ_min.
+        schedule: its ends are σ_max and σ_min.
         solver: of the ODE.
-        prior: at σ_max: `exact`, the target's own p_σmax; `moment_matched`, N(mean, Cov + σ_max² I) of the target;
-            `gaussian`, N(mean, σ_max² I).
-        num_points: draws of p_σmin under which the divergence is taken.
-        seed: of these.
+        prior: the law at σ_max: `exact`, the target's own p_σmax; `moment_matched`, N(mean, Cov + σ_max² I) of the
+            target; `gaussian`, N(mean, σ_max² I).
+        num_points: draws of p_σmin over which the divergence is averaged.
+        seed: of these draws.
     """
 
     @strict
@@ -225,12 +235,17 @@ class Likelihood:
         self.sigma_max, self.sigma_min = float(schedule.sigmas[0]), float(schedule.sigmas[-1])
 
     def log_prob(self, score: Score, x: Float[Tensor, "n 2"]) -> Values:
-        """log q(x) in nats; the score in float64."""
+        """log q(x) in nats.
+
+        Args:
+            score: in float64.
+            x: points at σ_min, in data units.
+        """
         end, growth = self._carry(score, x)
         return self._log_prior(end) - growth
 
     def __call__(self, score: Score) -> Divergence:
-        """The divergence of the target from what a score in float64 generates."""
+        """How well what the score generates describes the target, in nats; the score in float64."""
         x = self._points()
         end, growth = self._carry(score, x)
         log_prior = self._log_prior(end)
@@ -241,16 +256,19 @@ class Likelihood:
             mismatch=Estimate.of(self.distribution.log_prob(end, self.sigma_max) - log_prior),
         )
 
-    def _points(self) -> Points:
+    def _points(self) -> Rows:
+        """The draws of p_σmin, the same for every score."""
         generator = keyed_generator(self.seed, "likelihood")
         clean = self.distribution.sample(self.num_points, generator=generator).double()
         return clean + self.sigma_min * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
 
-    def _carry(self, score: Score, x: Float[Tensor, "n 2"]) -> tuple[Points, Values]:
+    def _carry(self, score: Score, x: Float[Tensor, "n 2"]) -> tuple[Rows, Values]:
+        """Integrate points from σ_min to σ_max."""
         ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         return self.solver(score, x.double(), blur=self.distribution.blur, **ends)
 
-    def _log_prior(self, x: Points) -> Values:
+    def _log_prior(self, x: Rows) -> Values:
+        """The log-density of the prior, in nats."""
         variance = self.sigma_max**2 * torch.eye(2, dtype=torch.float64)
         match self.prior:
             case "exact":
@@ -275,7 +293,9 @@ class CrossEntropy(NamedTuple):
 
 
 def cross_entropy(target: Distribution, x: Float[Tensor, "n 2"], sigma: NonNegative = 0.0) -> CrossEntropy:
-    """E[−log p_σ(x)] over samples x of anything. Minus H(p_σ) it is no divergence: it can be negative.
+    """E[−log p_σ(x)] over samples x from any source, in nats.
+
+    Minus H(p_σ) it is no divergence, for the difference can be negative.
 
     Raises:
         ValueError: the target has no density at this σ, or none of the points lies on its support.

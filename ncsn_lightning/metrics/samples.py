@@ -1,8 +1,8 @@
-"""Metrics of samples against the truth, each beside its own value for samples of the truth: the floor.
+"""Metrics of samples against the truth, each beside its floor: the value that samples of the truth have.
 
-A metric compares `n` points with p_σ, by its formula or by as many fresh draws. `SampleTest` gathers samples, gives
-every metric equal blocks of them, as large as it asks for, and says what the truth itself would score at the same n,
-for no finite sample of the truth has the distance 0 to another.
+A metric compares `n` points with p_σ, either with the formula of p_σ or with as many fresh draws. `SampleTest` collects
+samples and cuts them into equal blocks of the size that each metric asks for. It also measures draws of the truth of
+that size, because two finite samples of the truth never have the distance 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Truth(NamedTuple):
     Attributes:
         target: the distribution.
         sigma: the noise level, in data units, of the p_σ that the samples should follow.
-        points: a draw of it, as many as there are samples.
+        points: a draw of p_σ, of as many points as there are samples.
     """
 
     target: Distribution
@@ -39,11 +39,11 @@ class SampleMetric(nn.Module, ABC):
     """A distance of samples from the truth; less is better.
 
     Args:
-        num_points: points of a block, all there are where there are fewer; None for one block of all.
+        num_points: points in a block, or all of them where there are fewer; None for one block of all.
     """
 
     least: int = 2
-    """Points below which the metric has no meaning."""
+    """Fewest points with which the metric has a meaning."""
 
     @strict
     def __init__(self, *, num_points: Count | None) -> None:
@@ -52,10 +52,10 @@ class SampleMetric(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
-        """The distance of finite samples from the truth."""
+        """The distance of samples without NaN or infinity from the truth, in the metric's own unit."""
 
     def applies(self, target: Distribution) -> bool:
-        """Whether the metric means something for this target."""
+        """Whether the metric has a meaning for this target; by default for every one."""
         return True
 
 
@@ -64,9 +64,9 @@ class Measured(NamedTuple):
 
     Attributes:
         value: mean over the blocks of the samples.
-        floor: mean over draws of the truth as large as a block.
-        deviation: standard deviation of one of these draws.
-        num_points: points of a block.
+        floor: mean over draws of the truth that are as large as a block.
+        deviation: standard deviation of the metric of one such draw.
+        num_points: points in a block.
     """
 
     value: float
@@ -79,9 +79,9 @@ class Measured(NamedTuple):
 
 
 class SampleTest(Metric):
-    """All metrics of a set, on the samples of all updates: a torchmetrics Metric whose value is a dictionary.
+    """A set of metrics on the samples of all updates: a torchmetrics Metric whose value is a dictionary.
 
-    Each process measures what it was given, for only the first one has samples at the end of a training.
+    Each process measures its own samples, for at the end of a training only the first process has any.
 
     >>> from ncsn_lightning import EightGaussians, EnergyDistance, SampleTest
     >>> target = EightGaussians()
@@ -93,9 +93,9 @@ class SampleTest(Metric):
 
     Args:
         distribution: the target.
-        metrics: by their names; those that mean nothing for the target are left out.
+        metrics: by their names; those that do not apply to the target are left out.
         sigma: level of the p_σ that samples are compared with, in data units; 0 for the target itself.
-        repeats: most blocks of the samples, and draws of the truth for the floor.
+        repeats: largest number of blocks that are measured, and number of draws of the truth for the floor.
         seed: of all draws of the truth.
     """
 
@@ -121,14 +121,14 @@ class SampleTest(Metric):
         self.add_state("samples", default=[], dist_reduce_fx="cat")
 
     def update(self, samples: Float[Tensor, "n 2"]) -> None:
-        """Add samples; rows that are not finite count as none."""
+        """Add samples, in data units; rows that are not finite are left out later."""
         self.samples.append(samples)
 
     def compute(self) -> dict[str, Measured]:
         """Every metric of all samples so far.
 
         Raises:
-            ValueError: there are too few of them for a metric.
+            ValueError: there are too few finite samples for a metric.
         """
         return self.measure(torch.cat(list(self.samples)))
 
@@ -136,18 +136,20 @@ class SampleTest(Metric):
         """Every metric of these samples alone.
 
         Args:
-            first: draw of the truth that their first block is compared with; the next has the next one. Of several
-                sets, each with draws of its own, the spread is that of samples and draws, as the floor's is.
+            samples: in data units.
+            first: number of the draw of the truth that the first block is compared with; the next block gets the next
+                draw. Give several sets of samples different draws: then the spread of their values is due to samples
+                and draws together, as the floor's spread is.
 
         Raises:
-            ValueError: there are too few finite ones for a metric.
+            ValueError: there are too few finite samples for a metric.
         """
         finite = samples[samples.isfinite().all(-1)].to(self.distribution.mean.device)
         self.check(len(finite))
         return {name: self._measure(name, metric, finite, first) for name, metric in self.metrics.items()}
 
     def check(self, n: int) -> None:
-        """Raise ValueError where `n` samples are too few for a metric."""
+        """Raise a ValueError where `n` samples are too few for a metric."""
         blocks = {name: min(metric.num_points or n, n) for name, metric in self.metrics.items()}
         least = {name: self.metrics[name].least for name, block in blocks.items() if block < self.metrics[name].least}
         if least:
@@ -155,6 +157,7 @@ class SampleTest(Metric):
             raise ValueError(f"n={n}: too few finite samples for {names}; draw at least {most}")
 
     def _measure(self, name: str, metric: SampleMetric, samples: Tensor, first: int) -> Measured:
+        """One metric of the blocks of the samples, with its floor."""
         n = min(metric.num_points or len(samples), len(samples))
         blocks = samples[: len(samples) // n * n].split(n)[: self.repeats]
         values = torch.tensor([metric(block, self._truth(n, index)) for index, block in enumerate(blocks, first)])
@@ -162,7 +165,7 @@ class SampleTest(Metric):
         return Measured(float(values.mean()), float(floor.mean()), float(floor.std()), n)
 
     def _floor(self, name: str, metric: SampleMetric, n: int) -> Float[Tensor, "repeats"]:
-        """The metric of draws of the truth against others; worked out once for a number of points."""
+        """The metric of draws of the truth against other draws; computed once for each number of points."""
         if (name, n) not in self.floors:
             draws = (self._draw(n, "floor", index) for index in range(self.repeats))
             values = [metric(draw, self._truth(n, index)) for index, draw in enumerate(draws)]
@@ -170,8 +173,10 @@ class SampleTest(Metric):
         return self.floors[name, n]
 
     def _truth(self, n: int, index: int) -> Truth:
+        """What the block number `index` of `n` points is compared with."""
         return Truth(self.distribution, self.sigma, self._draw(n, "truth", index))
 
     def _draw(self, n: int, purpose: str, index: int) -> Float[Tensor, "n 2"]:
+        """Draw `n` points of p_σ, determined by seed, purpose and index."""
         generator = keyed_generator(self.seed, purpose, index, device=self.distribution.mean.device)
         return self.distribution.sample_noisy(n, self.sigma, generator=generator)

@@ -23,12 +23,12 @@ class ScoreErrors(NamedTuple):
     Attributes:
         sigmas: the levels, in data units.
         error: Fisher error σ² E‖s_θ − s‖².
-        norm: σ² E‖s‖²: what the score s_θ = 0 would err.
+        norm: σ² E‖s‖², the error of the score s_θ = 0.
         loss: denoising loss σ² E‖s_θ + z/σ‖².
-        minimum: the loss of the exact score on the same points: what no network can undercut but by chance.
+        minimum: the loss of the exact score on the same points, below which a network can get only by chance.
         error_stderr, loss_stderr, relative_stderr: standard errors of `error`, `loss` and `relative` over the points of
             each level.
-        mean_stderr: that of the mean of the relative errors; the levels share their clean points.
+        mean_stderr: standard error of the mean of the relative errors, whose levels share their clean points.
     """
 
     sigmas: Float[Tensor, "levels"]
@@ -48,20 +48,20 @@ class ScoreErrors(NamedTuple):
 
     @property
     def per_level(self) -> dict[str, float]:
-        """The relative error by its level, as summaries write it."""
+        """The relative error of each level, by the level's name in summaries."""
         return by_level(self.sigmas, self.relative)
 
 
 def by_level(sigmas: Float[Tensor, "levels"], values: Float[Tensor, "levels"]) -> dict[str, float]:
-    """A quantity by its level, as summaries write it."""
+    """The value of each level, by the level's name in summaries: σ with four digits."""
     return {f"{sigma:.4g}": value for sigma, value in zip(sigmas.tolist(), values.tolist(), strict=True)}
 
 
 class ScoreTest(nn.Module):
-    r"""The same noisy points, at the same levels, with their exact scores, for every score that is tested.
+    r"""A test of scores: noisy points and their exact scores, the same for every score that is tested.
 
-    The grid is geometric from `sigma_max` to `sigma_min` and owes nothing to the schedule or the training density of
-    the score under test, so that runs compare.
+    The levels are geometric from `sigma_max` to `sigma_min`. They do not depend on the schedule or the training density
+    of the score under test, so that runs can be compared.
 
     Args:
         distribution: the target.
@@ -98,12 +98,12 @@ class ScoreTest(nn.Module):
 
     @cached_property
     def _exact(self) -> Float[Tensor, "levels points 2"]:
-        """The exact scores, found when first asked for: a job of a sweep is built once only to be checked."""
+        """The exact scores, computed at the first use, for a sweep builds every job once only to check it."""
         return self._truth(self.x.cpu(), self.sigmas.cpu().unsqueeze(-1))
 
     @torch.no_grad()
     def forward(self, score: Score) -> ScoreErrors:
-        """Test a score at all levels."""
+        """Measure the errors of a score at all levels."""
         exact, sigma = self._exact.to(self.x), self.sigmas.unsqueeze(-1)
         denoising = -self.noise / column(sigma, self.noise)
         predicted = torch.stack([score(x, s) for x, s in zip(self.x, self.sigmas, strict=True)])
@@ -113,7 +113,7 @@ class ScoreTest(nn.Module):
 
         errors, norms, losses = square(predicted - exact), square(exact), square(predicted - denoising)
         error, norm = errors.mean(-1), norms.mean(-1)
-        # By how much each point moves the ratio of two means, to first order.
+        # The influence of each point on the ratio of two means, to first order.
         moves = (errors - (error / norm).unsqueeze(-1) * norms) / norm.unsqueeze(-1)
         return ScoreErrors(
             self.sigmas,
@@ -129,7 +129,7 @@ class ScoreTest(nn.Module):
 
 
 def _standard_error(values: Float[Tensor, "*batch points"]) -> Float[Tensor, "*batch"]:
-    """Of the mean over the last dimension; NaN of a single value."""
+    """Standard error of the mean over the last dimension; NaN for a single value."""
     n = values.shape[-1]
     return values.std(-1) / math.sqrt(n) if n > 1 else torch.full_like(values[..., 0], math.nan)
 
@@ -141,11 +141,12 @@ def curl(score: Score, x: Float[Tensor, "points 2"], sigma: Float[Tensor, ""] | 
     $$\frac{\mathrm E\,\|\tfrac12 (J - J^\top)\|_F^2}{\mathrm E\,\|J\|_F^2}
       = \frac{\tfrac12\,\mathrm E (\partial_1 s_2 - \partial_2 s_1)^2}{\mathrm E\,\|J\|_F^2}$$
 
-    Dimensionless, between 0, a gradient, and 1. Source of the question: Should EBMs Model the Energy or the Score?,
-    Salimans & Ho, 2021, §3.
+    It is dimensionless and between 0, for a gradient, and 1. Source of the question: Should EBMs Model the Energy or
+    the Score?, Salimans & Ho, 2021, §3.
 
     Args:
-        x: where the means are taken, in data units.
+        score: is differentiated.
+        x: points over which the means are taken, in data units.
         sigma: noise level, in data units.
     """
     derivatives = jacobian(score, x, sigma)[1]

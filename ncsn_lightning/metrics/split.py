@@ -1,15 +1,16 @@
 r"""The error of a score, split exactly into what moves the marginals of its flow and what does not.
 
-In L²(p_σ) an error $e = s_\theta - s$ is a gradient and a rest without divergence, in one way alone:
+In L²(p_σ) every error $e = s_\theta - s$ is, in exactly one way, the sum of a gradient and a field without divergence:
 
 $$e = \nabla\varphi + r, \qquad \nabla \cdot (p_\sigma r) = 0, \qquad
 \mathrm E\|e\|^2 = \mathrm E\|\nabla\varphi\|^2 + \mathrm E\|r\|^2 \quad\text{under } p_\sigma .$$
 
-Only $\nabla\varphi$ changes the densities that the flow passes through: r moves points but carries no mass anywhere.
-Source: Khelifa, Turner & Venkataramanan, 2026, arXiv 2606.06179, who estimate it. With the exact p_σ in two dimensions
-φ solves one weighted Poisson equation, $\nabla\cdot(p_\sigma\nabla\varphi) = \nabla\cdot(p_\sigma e)$, here in
-symmetric finite volumes: φ in the cells of a grid, p_σ and the normal component of e on the faces between them, and so
-Gᵀ P G φ = Gᵀ P e with the differences G. The two parts add up to the whole on the grid too, to rounding.
+Only $\nabla\varphi$ changes the densities that the flow passes through: r moves points, but no density. Source:
+Khelifa, Turner & Venkataramanan, 2026, arXiv 2606.06179, who estimate the two parts. With the exact p_σ in two
+dimensions, φ solves one weighted Poisson equation, $\nabla\cdot(p_\sigma\nabla\varphi) = \nabla\cdot(p_\sigma e)$. It
+is solved here in symmetric finite volumes: φ lives in the cells of a grid, p_σ and the normal component of e on the
+faces between them, so that Gᵀ P G φ = Gᵀ P e with the differences G. On the grid, too, the two parts add up to the
+whole to rounding.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ from ..schedules import Geometric
 from .score_error import by_level
 
 NEGLIGIBLE = 1e-8
-"""Cells below this share of the largest density are left out, and their mass is told."""
+"""Cells below this share of the largest density are left out; `ScoreShares.mass` says how much mass remains."""
 COARSEST = 64
-"""Cells along the longer side, however smooth p_σ is."""
+"""Fewest cells along the longer side, however smooth p_σ is."""
 
 Array = NDArray[np.float64]
 
 
 class ScoreShares(NamedTuple):
-    """The relative error E‖s_θ − s‖² / E‖s‖² at each level, in its two parts; NaN where the grid cannot resolve p_σ.
+    """The relative error E‖s_θ − s‖² / E‖s‖² of each level in two parts; NaN where the grid cannot resolve p_σ.
 
     Attributes:
         sigmas: the levels, in data units.
@@ -59,7 +60,7 @@ class ScoreShares(NamedTuple):
 
     @property
     def means(self) -> dict[str, float]:
-        """Both shares, over the levels that have them; empty where none has."""
+        """The mean of either share over the levels that have one; empty where none has."""
         resolved = ~self.gradient.isnan()
         if not resolved.any():
             return {}
@@ -67,31 +68,32 @@ class ScoreShares(NamedTuple):
 
     @property
     def gradient_per_level(self) -> dict[str, float]:
-        """The gradient share by its level, as summaries write it; without the levels that have none."""
+        """The gradient share of each level that has one, by the level's name in summaries."""
         return _resolved(self.sigmas, self.gradient)
 
     @property
     def divergence_free_per_level(self) -> dict[str, float]:
-        """The divergence-free share by its level, likewise."""
+        """The divergence-free share of each level that has one, by the level's name in summaries."""
         return _resolved(self.sigmas, self.divergence_free)
 
 
 def _resolved(sigmas: Float[Tensor, "levels"], shares: Float[Tensor, "levels"]) -> dict[str, float]:
+    """The shares that are not NaN, by their levels."""
     return by_level(sigmas[~shares.isnan()], shares[~shares.isnan()])
 
 
 class ScoreSplit(nn.Module):
     """Splits the error of any score at the levels of a geometric grid from σ_max to σ_min.
 
-    The finest thing that p_σ can hold has the width √(σ² + τ²), τ being the target's own blur. A level's cells are half
-    as wide, as far as `resolution` allows; where that leaves them wider than the width, the shares are NaN. All that
-    owes nothing to the score is worked out once, at the first use.
+    The finest structure that p_σ can have is √(σ² + τ²) wide, with τ the target's own blur. A level's cells are half as
+    wide as that, as far as `resolution` allows. Where they must be wider than the structure itself, the shares are NaN.
+    All that does not depend on the score is computed once, at the first use.
 
     Args:
         distribution: the target.
         sigma_min, sigma_max: ends of the grid of levels, in data units.
         num_levels: levels on it.
-        resolution: most cells along the longer side.
+        resolution: largest number of cells along the longer side.
     """
 
     @strict
@@ -110,11 +112,12 @@ class ScoreSplit(nn.Module):
 
     @cached_property
     def _levels(self) -> list[_Level | None]:
+        """The problem of each level, None where the grid is too coarse for it."""
         return [_level(self.distribution, float(sigma), self.resolution) for sigma in self.sigmas]
 
     @torch.no_grad()
     def forward(self, score: Score) -> ScoreShares:
-        """Split the error of a score, on the processor, at all levels."""
+        """Split the error of a score at all levels, on the CPU."""
         shares = [
             (math.nan, math.nan, math.nan) if level is None else level.split(score, sigma)
             for level, sigma in zip(self._levels, self.sigmas, strict=True)
@@ -126,13 +129,14 @@ class _Level(NamedTuple):
     """The weighted Poisson problem of one level.
 
     Attributes:
-        faces: midpoints, first those across which x₁ changes, `[m, 2]`.
-        axis: the coordinate that changes across each, `[m]`.
-        exact: the exact score's component along it, `[m]`.
-        weight: p_σ there, times the area of a cell, `[m]`.
-        gradient: G, differences per length between neighbouring cells, one cell of each connected part held at 0.
+        faces: midpoints of the faces, first those across which x₁ changes, `[m, 2]`, in data units.
+        axis: the coordinate that changes across each face, `[m]`.
+        exact: the exact score's component along that axis, `[m]`.
+        weight: p_σ at the face times the area of a cell, `[m]`.
+        gradient: G, differences between neighbouring cells over their distance; one cell of each connected part is
+            held at 0.
         solve: applies (Gᵀ P G)⁻¹.
-        mass: of the cells.
+        mass: of p_σ, in the cells.
     """
 
     faces: Tensor
@@ -144,7 +148,7 @@ class _Level(NamedTuple):
     mass: float
 
     def split(self, score: Score, sigma: Tensor) -> tuple[float, float, float]:
-        """Gradient share, divergence-free share and mass."""
+        """The gradient share, the divergence-free share and the mass."""
         values = score(self.faces.float(), sigma).double()
         error = values.gather(1, self.axis[:, None])[:, 0].numpy() - self.exact
         slope = self.gradient @ self.solve(self.gradient.T @ (self.weight * error))
@@ -154,7 +158,7 @@ class _Level(NamedTuple):
 
 
 def _level(target: Distribution, sigma: float, resolution: int) -> _Level | None:
-    """The problem at σ, or None where the grid is too coarse for it."""
+    """Set up the problem at σ; None where the grid is too coarse for it."""
     width = math.hypot(sigma, target.blur)
     points = target.noisy_points(sigma).double().cpu()
     low, high = points.amin(0) - 2 * width, points.amax(0) + 2 * width
@@ -170,7 +174,7 @@ def _level(target: Distribution, sigma: float, resolution: int) -> _Level | None
 
 
 def _density(target: Distribution, sigma: float, low: Tensor, h: float, shape: tuple[int, int]) -> Array:
-    """p_σ in the middle of every cell, `[columns, rows]`."""
+    """p_σ at the centre of every cell, `[columns, rows]`."""
     ticks = (low[i] + (torch.arange(n, dtype=torch.float64) + 0.5) * h for i, n in enumerate(shape))
     centres = torch.stack(torch.meshgrid(*ticks, indexing="ij"), dim=-1)
     return target.log_prob(centres.to(target.mean.device), sigma).exp().cpu().numpy()
@@ -179,7 +183,7 @@ def _density(target: Distribution, sigma: float, low: Tensor, h: float, shape: t
 def _assemble(
     target: Distribution, sigma: float, low: Tensor, h: float, number: NDArray[np.int64], *, mass: float
 ) -> _Level:
-    """The operator between the kept cells, those with a number."""
+    """Set up the operators between the kept cells, which have numbers from 0; all others have −1."""
     first, second, faces, axis = [], [], [], []
     for direction in range(2):
         near, far = (number.take(range(*ends), axis=direction) for ends in _neighbours(number.shape[direction]))
@@ -200,11 +204,12 @@ def _assemble(
 
 
 def _neighbours(n: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The ranges of the first and the second cell of all pairs of neighbours among `n` cells in a row."""
     return (0, n - 1), (1, n)
 
 
 def _differences(first: NDArray[np.int64], second: NDArray[np.int64]) -> sparse.csr_matrix:
-    """second − first for pairs of cells; the first cell of every connected part has no column, for it stays at 0."""
+    """The matrix of second − first for pairs of cells, without the column of one cell of each connected part."""
     m, cells = len(first), int(max(first.max(), second.max())) + 1
     face, ones = np.arange(m), np.ones(m)
     matrix = sparse.csr_matrix((np.r_[-ones, ones], (np.r_[face, face], np.r_[first, second])), shape=(m, cells))

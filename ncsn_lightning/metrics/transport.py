@@ -12,16 +12,16 @@ from ..core.validation import Count, strict
 from .samples import SampleMetric, Truth
 
 MAX_PIVOTS = 10**8
-"""Of the simplex: 10000 points take some million."""
+"""Most pivots of the network simplex; 10000 points take about a million."""
 
 
 def wasserstein2(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> float:
-    r"""$W_2 = \min_\pi \big(\sum_{ij} \pi_{ij} \|x_i - y_j\|^2\big)^{1/2}$ by the network simplex: exact, not squared.
+    r"""$W_2 = \min_\pi \big(\sum_{ij} \pi_{ij} \|x_i - y_j\|^2\big)^{1/2}$, exact, in data units.
 
-    About one second for 2000 points, and half a minute for 10000. Library: POT: Python Optimal Transport, Flamary et
-    al., 2021.
+    The network simplex takes about one second for 2000 points, and half a minute for 10000. Library: POT: Python
+    Optimal Transport, Flamary et al., 2021.
     """
-    import ot  # costs a second, which only this metric should take
+    import ot  # the import takes a second, which only this metric should cost
 
     cost = torch.cdist(x.double(), y.double()).square().cpu().numpy()
     squared = ot.emd2([], [], cost, numItermax=MAX_PIVOTS)
@@ -29,9 +29,9 @@ def wasserstein2(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> float:
 
 
 def sliced_wasserstein2(x: Float[Tensor, "n 2"], y: Float[Tensor, "n 2"], *, num_angles: int) -> float:
-    r"""$\big(\tfrac1K \sum_k W_2^2(u_k \cdot x, u_k \cdot y)\big)^{1/2}$ over K even angles in [0, π), no random ones.
+    r"""$\big(\tfrac1K \sum_k W_2^2(u_k \cdot x, u_k \cdot y)\big)^{1/2}$ over K even angles in [0, π), in data units.
 
-    In one dimension the sorted points are each other's partners. Source: Wasserstein Barycenter and Its Application to
+    In one dimension the optimal plan pairs the sorted points. Source: Wasserstein Barycenter and Its Application to
     Texture Mixing, Rabin et al., 2011, §2.3.
     """
     angles = math.pi * torch.arange(num_angles, dtype=torch.float64, device=x.device) / num_angles
@@ -43,7 +43,7 @@ def sliced_wasserstein2(x: Float[Tensor, "n 2"], y: Float[Tensor, "n 2"], *, num
 class Wasserstein2(SampleMetric):
     """The exact W₂ between the samples and as many draws of the truth, see `wasserstein2`.
 
-    Its floor is high and falls slowly with n: compare at one n only.
+    Its floor is high and falls slowly with n, so compare only values of the same n.
 
     Args:
         num_points: see `SampleMetric`.
@@ -54,6 +54,7 @@ class Wasserstein2(SampleMetric):
         super().__init__(num_points=num_points)
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        """The exact W₂ to the draw of the truth, in data units."""
         return wasserstein2(samples, truth.points)
 
 
@@ -71,4 +72,5 @@ class SlicedWasserstein2(SampleMetric):
         self.num_angles = num_angles
 
     def forward(self, samples: Float[Tensor, "n 2"], truth: Truth) -> float:
+        """The sliced W₂ to the draw of the truth, in data units."""
         return sliced_wasserstein2(samples, truth.points, num_angles=self.num_angles)

@@ -1,8 +1,8 @@
 r"""Backbones $F(x, \sigma)$ and embeddings of σ. They know nothing about scores.
 
-Every network embeds σ at σ's own shape and broadcasts afterwards: one embedding for a scalar (sampling), one a group
-(training), one a row at most. So a first layer on the concatenation [x, emb(σ)] is written as the sum of two products,
-which is the same linear map.
+Every network embeds σ at σ's own shape and broadcasts afterwards: it computes one embedding for a scalar (sampling),
+one for each group of rows (training), and never more than one a row. A first layer on the concatenation [x, emb(σ)] is
+therefore written as the sum of two products, which is the same linear map.
 """
 
 from __future__ import annotations
@@ -17,28 +17,33 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..core.validation import Count, Positive, strict
+from ..core.validation import Column, Count, Positive, Sigma, Vectors, strict
 
 NEGLIGIBLE = -30.0
-"""Of exp: what is smaller yet would end in denormal numbers, which slow everything that touches them."""
+"""Exponents are clamped here, for exp of less gives denormal numbers, which slow all arithmetic with them."""
 
 Widths = Annotated[list[Count], Field(min_length=1)]
 EvenWidth = Annotated[int, Field(ge=4, multiple_of=2)]
 
 
 class Embedding(nn.Module, ABC):
-    """Features of a noise level: `[*sigma] -> [*sigma, dim]`."""
+    """Features of a noise level, as a network sees it.
+
+    Attributes:
+        dim: how many features a level has.
+    """
 
     dim: int
 
     @abstractmethod
-    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma dim"]: ...
+    def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma dim"]:
+        """The features of each level; `sigma` in data units."""
 
 
 class SinusoidalEmbedding(Embedding):
-    r"""The primer's: $\sin(\omega_k \sigma), \cos(\omega_k \sigma)$ of the raw σ, ω from 1 to 1/10000.
+    r"""The primer's embedding: $\sin(\omega_k \sigma), \cos(\omega_k \sigma)$ of the raw σ, ω from 1 to 1/10000.
 
-    It can hardly tell small levels apart: emb(.01) and emb(.02) differ by less than .02 (kept as an ablation).
+    It hardly tells small levels apart: emb(.01) and emb(.02) differ by less than .02. It is kept as an ablation.
     """
 
     omega: Tensor
@@ -51,6 +56,7 @@ class SinusoidalEmbedding(Embedding):
         self.register_buffer("omega", torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1))))
 
     def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma dim"]:
+        """sin(ω σ) for every ω, then cos(ω σ)."""
         phase = sigma.unsqueeze(-1) * self.omega
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
@@ -72,11 +78,12 @@ class FourierEmbedding(Embedding):
         self.register_buffer("phase", 2 * math.pi * torch.rand(dim))
 
     def forward(self, sigma: Float[Tensor, "*sigma"]) -> Float[Tensor, "*sigma dim"]:
+        """√2 cos(2π (f ln σ / 4 + φ)) for every frequency f and phase φ."""
         return math.sqrt(2) * torch.cos(sigma.log().unsqueeze(-1) / 4 * self.frequency + self.phase)
 
 
 def _silu(x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-    """In place where no gradient will ask for the input: sampling is bound by memory."""
+    """SiLU, computed in place where no gradient needs the input, for sampling is bound by memory traffic."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -84,18 +91,13 @@ class Network(nn.Module, ABC):
     """A backbone from points and noise levels to two numbers a point."""
 
     @abstractmethod
-    def forward(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma, scale: Column | float = 1.0) -> Vectors:
         """F at noisy points.
 
         Args:
-            x: points.
-            sigma: their levels, in data units.
-            scale: what points in data units were multiplied by to give `x`, whose noise has the deviation scale · σ.
+            x: points, in data units times `scale`.
+            sigma: their levels, in data units; the noise in `x` therefore has the deviation scale · σ.
+            scale: the factor by which the caller multiplied points in data units.
         """
 
 
@@ -118,17 +120,13 @@ class MLP(Network):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma, scale: Column | float = 1.0) -> Vectors:
+        """The perceptron on [x, MLP(emb(σ))]; `scale` is ignored."""
         of_x, of_level = self.first.weight.split([2, self.first.in_features - 2], dim=1)
         level = F.linear(self.embed(sigma), of_level, self.first.bias)
         h = F.linear(x, of_x, level) if level.dim() == 1 else F.linear(x, of_x) + level
         batch = h.shape[:-1]
-        h = _silu(h.reshape(-1, h.shape[-1]))  # every layer would do so anew
+        h = _silu(h.reshape(-1, h.shape[-1]))  # once here, where else every layer would flatten the batch
         for layer in self.hidden:
             h = _silu(layer(h))
         return self.last(h).view(*batch, 2)
@@ -140,11 +138,11 @@ class FiLM(Network):
     $$h_{k+1} = \mathrm{silu}\bigl((W_k h_k + b_k)(1 + \gamma_k(\sigma)) + \beta_k(\sigma)\bigr), \qquad
     h_0 = [x, w \cos\omega x, w \sin\omega x], \qquad w = e^{-\|\omega\|^2 \varsigma^2 / 2}$$
 
-    γ, β and the output start at zero. The frequencies are ω = f n with n ~ N(0, I) and magnitudes f spread evenly in
-    ln f, so that one network sees a board's cells and a tree's twigs. Of a wave finer than the deviation ς of the noise
-    in x only its mean over that noise is left, as of p_σ itself: else the finest waves, which the lowest levels need,
-    roughen the score at all others, and most of all its divergence. Sources: FiLM: Visual Reasoning with a General
-    Conditioning Layer, Perez et al., 2018; Fourier Features Let Networks Learn High Frequency Functions in Low
+    γ, β and the output start at zero. The frequencies are ω = f n with n ~ N(0, I) and magnitudes f spread evenly in ln
+    f, so that one network sees a board's cells and a tree's twigs. The weight w is what the noise in x, of deviation ς,
+    leaves of a wave on average, just as it smooths p_σ. Without it the finest waves, which the lowest levels need,
+    would roughen the score at all other levels, and its divergence most of all. Sources: FiLM: Visual Reasoning with a
+    General Conditioning Layer, Perez et al., 2018; Fourier Features Let Networks Learn High Frequency Functions in Low
     Dimensional Domains, Tancik et al., 2020; Mip-NeRF: A Multiscale Representation for Anti-Aliasing Neural Radiance
     Fields, Barron et al., 2021 (integrated positional encoding).
 
@@ -180,12 +178,8 @@ class FiLM(Network):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch 2"],
-        sigma: Float[Tensor, "*#batch"],
-        scale: Float[Tensor, "*#batch 1"] | float = 1.0,
-    ) -> Float[Tensor, "*batch 2"]:
+    def forward(self, x: Vectors, sigma: Sigma, scale: Column | float = 1.0) -> Vectors:
+        """The perceptron on x and its Fourier features, those averaged over the noise of deviation scale · σ."""
         film = self.film(self.embed(sigma)).split([layer.out_features for layer in self.layers for _ in range(2)], -1)
         phase = F.linear(x, self.omega)
         exponent = -(scale * sigma.unsqueeze(-1)).square() * self.omega.square().sum(-1) / 2

@@ -1,6 +1,6 @@
-"""Figures: tensors, a target and a score in, a `matplotlib.figure.Figure` (or the bytes of a GIF) out.
+"""Figures: functions from tensors, a target and a score to a `matplotlib.figure.Figure`, or to the bytes of a GIF.
 
-Nothing here saves, logs, shows, or touches pyplot's state.
+Nothing here saves, logs or shows a figure, or touches pyplot's state.
 """
 
 from .annealing import animate_annealing, plot_filmstrip

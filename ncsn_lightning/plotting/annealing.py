@@ -1,4 +1,4 @@
-"""The annealed walk from the prior to the data: as a filmstrip, and as an animation."""
+"""Pictures of the annealed walk from the prior to the data: a filmstrip and an animation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from .space import (
 from .style import VERMILION, indexed, new_figure, styled
 
 MAX_BYTES = 3_000_000
+"""Largest size of an animation."""
 
 
 @styled
 def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tensor) -> Figure:
-    """The cloud of samples after the prior and after levels at even distances, over the exact contours of p_σ.
+    """The samples from the prior and after evenly spaced levels, over the exact contours of p_σ.
 
-    Of more than five states two rows are made, each in a frame that fits its first cloud; a rectangle in the upper one
-    is the frame of the lower.
+    More than five states take two rows, each with a frame that fits its first cloud. A rectangle in the upper row shows
+    the frame of the lower one.
 
     Arguments:
         states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
@@ -59,7 +60,7 @@ def plot_filmstrip(target: Distribution, states: Sequence[Tensor], levels: Tenso
 
 
 def _evenly(n: int) -> list[int]:
-    """Indices of the states to be shown: the first, and the last few at equal distances, which cover the most."""
+    """Indices of the states to show: the first one, and 5 or 7 that are evenly spaced up to the last one."""
     if n <= 5:
         return list(range(n))
     panels = max((8, 6), key=lambda panels: (panels - 2) * ((n - 2) // (panels - 2)))
@@ -68,14 +69,14 @@ def _evenly(n: int) -> list[int]:
 
 
 def _row_limits(target: Distribution, sigmas: Sequence[float]) -> list[Limits]:
-    """A frame for each row, around the bulk of its widest cloud as far as that leaves the data large enough to see."""
+    """A frame for each row, around the bulk of its widest cloud, but never so wide that the data become tiny."""
     *upper, last = sigmas
     lower = limits(target, min(last, 0.3 * target.sigma_data))
     return [*(_scaled(lower, limits(target, min(0.5 * sigma, 3 * target.sigma_data))) for sigma in upper), lower]
 
 
 def _scaled(frame: Limits, around: Limits) -> Limits:
-    """The frame, enlarged in its own proportions about its centre to be as large as another."""
+    """The frame, enlarged about its centre in its own proportions until it is as wide and as high as another."""
     factor = max(around.width / frame.width, around.height / frame.height, 1.0)
     x1, x2 = (frame.left + frame.right) / 2, (frame.bottom + frame.top) / 2
     half = factor * frame.width / 2, factor * frame.height / 2
@@ -86,13 +87,19 @@ def _scaled(frame: Limits, around: Limits) -> Limits:
 def animate_annealing(
     target: Distribution, states: Sequence[Tensor], levels: Tensor, *, max_frames: int = 60, max_points: int = 1500
 ) -> bytes:
-    """The walk as a GIF that loops: the bytes of a file below 3 MB, 960 pixels wide, holding its end for 1.5 s.
+    """The walk as a GIF that loops, 960 pixels wide, with a pause of 1.5 s at its end.
 
     Arguments:
         states: L + 1 clouds `[n, 2]`, data units: the prior first, then one after each level.
         levels: `[L + 1]`, data units: the level that each state follows; 0 once denoised.
         max_frames: at most this many of the states, evenly spaced, are frames.
         max_points: at most this many of the samples, the first ones, are drawn.
+
+    Returns:
+        the bytes of a file of less than 3 MB.
+
+    Raises:
+        ValueError: the file would be larger even with few colours.
     """
     sigmas = _paired(states, levels)
     frame = _walk_limits(target, sigmas)
@@ -110,28 +117,29 @@ def animate_annealing(
 
 
 def _paired(states: Sequence[Tensor], levels: Tensor) -> list[float]:
-    """The level of each state."""
+    """The level of each state as a float; raises a ValueError where their numbers differ."""
     if len(states) != len(levels):
         raise ValueError(f"states: {len(states)} clouds for {len(levels)} levels; give the prior and one a level")
     return [float(level) for level in levels]
 
 
 def _spread(states: int, chosen: int) -> list[int]:
-    """Indices of at most `chosen` states, evenly spaced, with the first and the last."""
+    """Indices of at most `chosen` states, evenly spaced, the first and the last among them."""
     return [round(index) for index in np.linspace(0, states - 1, min(states, chosen)).tolist()]
 
 
 def _walk_limits(target: Distribution, sigmas: Sequence[float]) -> Limits:
-    """The frame of a walk: the data at ease in it, and the prior's bulk as far as that leaves the data large."""
+    """The frame of a walk: it holds the data, and as much of the prior as leaves the data large."""
     return limits(target, min(max(sigmas), 0.3 * target.sigma_data))
 
 
 def _caption(index: int, sigma: float) -> str:
+    """The title of a state: its level, or that it is the prior."""
     return "prior" if index == 0 else f"$\\sigma$ = {sigma:.3g}"
 
 
 def _frame(target: Distribution, state: Tensor, sigma: float, frame: Limits, caption: str) -> Image.Image:
-    """One frame, 960 pixels wide, at a fixed place in the picture: no layout engine, for it would jump."""
+    """One frame, 960 pixels wide. It has no layout engine, which would move the panel from frame to frame."""
     width, left, right, bottom, top = 4.8, 0.68, 0.12, 0.58, 0.36
     panel = width - left - right
     height = panel * frame.height / frame.width + bottom + top
@@ -148,7 +156,7 @@ def _frame(target: Distribution, state: Tensor, sigma: float, frame: Limits, cap
 
 
 def _encode(images: Sequence[Image.Image], durations: list[int], colors: int) -> bytes:
-    """GIF with one palette, taken from the first, middle and last frame."""
+    """Encode a GIF with one palette, which is taken from the first, middle and last frame."""
     width, height = images[0].size
     sheet = Image.new("RGB", (width, 3 * height))
     for place, index in enumerate((0, len(images) // 2, len(images) - 1)):

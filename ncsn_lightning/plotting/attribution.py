@@ -1,4 +1,4 @@
-"""Whose fault it is: metrics of scores under samplers, and where on the ladder an error enters."""
+"""Figures that tell where errors come from: the score or the sampler, and which level of the ladder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ COLUMNS = 3
 
 
 class Bar(NamedTuple):
-    """A metric's value and its standard error, which may be NaN; the floor, and the deviation of one draw of it."""
+    """A metric's value, with what it is compared with.
+
+    Attributes:
+        value: of the metric, in its own unit.
+        error: standard error of `value`; NaN where it is unknown.
+        floor: the metric's mean over draws of the truth.
+        deviation: standard deviation of one such draw.
+    """
 
     value: float
     error: float
@@ -30,10 +37,10 @@ class Bar(NamedTuple):
 
 @styled
 def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
-    """A panel for each metric: its value under every name, with its standard error, over what the truth itself scores.
+    """A panel for each metric: the values of all that was measured, with standard errors, beside the truth's own value.
 
     Arguments:
-        metrics: by metric, then by what was measured; the same names for each metric.
+        metrics: bars by metric, then by the name of what was measured; each metric has the same names.
     """
     rows = math.ceil(len(metrics) / COLUMNS)
     names = list(next(iter(metrics.values())))
@@ -53,6 +60,7 @@ def plot_shares(metrics: Mapping[str, Mapping[str, Bar]]) -> Figure:
 
 
 def _bars(axes: Axes, bars: Mapping[str, Bar]) -> None:
+    """Draw one metric's values as points in rows, and the floor as a band behind them."""
     floor, deviation = next(iter(bars.values()))[2:]
     axes.axvspan(floor - 2 * deviation, floor + 2 * deviation, color=GREY, alpha=0.25, linewidth=0)
     axes.axvline(floor, color=GREY, linewidth=1, label="draws of the truth, ± 2 standard deviations")
@@ -67,17 +75,17 @@ def _bars(axes: Axes, bars: Mapping[str, Bar]) -> None:
 
 @styled
 def plot_chain_distances(levels: Tensor, floors: Tensor, distances: Mapping[str, Tensor]) -> Figure:
-    r"""The distance of a walk's states from p_σ, where on the ladder it is made; and what draws of p_σ have.
+    r"""The distance of a walk's states from p_σ at every level, beside the distance of draws of p_σ from each other.
 
     Arguments:
-        levels: `[states]`, σ that each has reached, data units; the first is the prior's, 0 is the target itself.
-        floors: `[draws, states]`, sliced W₂ of as many draws of p_σ, data units; drawn as their mean, ± 2 deviations.
-        distances: `[walks, states]` each, sliced W₂, data units, by the score that was walked on; drawn as their mean,
-            of several walks with its standard error.
+        levels: `[states]`, the σ that each state has reached, in data units; the first is the prior's, 0 is the target.
+        floors: `[draws, states]`, sliced W₂ of draws of p_σ, in data units; drawn as their mean ± 2 deviations.
+        distances: by the name of a score, `[walks, states]`, sliced W₂ of walks on it, in data units; drawn as their
+            mean, with its standard error where there are several walks.
     """
     figure = new_figure(3.6, layout="constrained")
     axes, steps = figure.add_subplot(), np.arange(len(levels))
-    drawn, beside = [], 0.16 * (np.arange(len(distances)) - (len(distances) - 1) / 2)  # equal curves hide none
+    drawn, beside = [], 0.16 * (np.arange(len(distances)) - (len(distances) - 1) / 2)  # equal curves stay apart
     for (name, walks), color, style, shift in zip(distances.items(), COLORS, STYLES, beside, strict=False):
         values, n = numpy(walks), len(walks)
         error = values.std(0, ddof=1) / n**0.5 if n > 1 else None

@@ -1,4 +1,4 @@
-"""What density a model believes in, beside the exact one."""
+"""The density of a model beside the exact one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from .style import DENSITY_MAP, Array, numpy, styled
 
 DIFFERENCE_MAP = "PuOr_r"
 PERCENT = 99.5
+"""Share of the values that a colour scale covers."""
 
 
 @styled
 def plot_model_density(
     target: Distribution, log_prob: Callable[[Tensor], Tensor], sigma: float, *, resolution: int = 80
 ) -> Figure:
-    """p_σ, the model's density and their difference, per squared data unit, over the same frame.
+    """p_σ, the model's density and their difference, in 1 / data units², over the same frame.
 
     Arguments:
         log_prob: the model's log-density in nats, `[n, 2]` to `[n]`.
-        sigma: the level that it ends at, in data units.
+        sigma: the level at which the model's density is compared, in data units.
         resolution: points along the longer side.
     """
     frame = limits(target, sigma)
@@ -55,6 +56,6 @@ def plot_model_density(
 
 
 def _ceiling(values: Array) -> float:
-    """The end of a colour scale: all but the largest few values lie below it."""
+    """The end of a colour scale, above `PERCENT` of the values."""
     finite = values[np.isfinite(values)]
     return float(np.percentile(finite, PERCENT)) or float(finite.max()) or 1.0

@@ -43,8 +43,8 @@ def plot_score_error(
 
     Arguments:
         sigmas: `[L]`, data units, in any order.
-        relative_error: `[L]`, dimensionless; NaN leaves a gap, and is said.
-        stderr: its standard errors `[L]`, drawn as bars of ± 2 of them.
+        relative_error: `[L]`, dimensionless; NaN leaves a gap, which the legend mentions.
+        stderr: standard errors of `relative_error`, `[L]`, drawn as bars of ± 2 standard errors.
         others: further curves `[L]` at the same levels, by their names.
         label: name of the first curve.
     """
@@ -67,17 +67,19 @@ def plot_score_error(
 
 
 def _legend_above(axes: Axes) -> None:
-    """A legend in the place of the title, where it covers no curve."""
+    """Put the legend where the title would be, so that it covers no curve."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.8, columnspacing=1.5
     )
 
 
 def _cycle(n: int) -> list[str]:
+    """Colours for `n` curves."""
     return [LINES[i % len(LINES)] for i in range(n)]
 
 
 def _mean(errors: Tensor) -> str:
+    """The mean of the finite errors as a text that mentions the others."""
     values = numpy(errors)
     finite = values[np.isfinite(values)]
     missing = len(values) - len(finite)
@@ -86,7 +88,7 @@ def _mean(errors: Tensor) -> str:
 
 
 def _log_errors(axes: Axes, values: Array) -> None:
-    """A logarithmic error axis that always shows 1, with what 1 means written at it."""
+    """Make the error axis logarithmic, include 1 in it, and write there what 1 means."""
     axes.set_yscale("log")
     low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
     axes.set_ylim(min(low, 0.3) / 1.8, max(high * 1.8, 3.0))
@@ -101,12 +103,13 @@ def _log_errors(axes: Axes, values: Array) -> None:
 
 @styled
 def plot_score_split(sigmas: Tensor, gradient: Tensor, divergence_free: Tensor) -> Figure:
-    r"""The relative score error at each level as a bar, in its two parts, and the error's size beside it.
+    r"""The two parts of the relative score error at each level: left as shares of the error, right by their size.
 
     Arguments:
         sigmas: `[L]`, data units, in any order.
-        gradient: `[L]`, E‖∇φ‖² / E‖s‖², dimensionless; NaN where the grid cannot resolve the level, and is said.
-        divergence_free: `[L]`, E‖r‖² / E‖s‖², dimensionless, likewise.
+        gradient: `[L]`, E‖∇φ‖² / E‖s‖², dimensionless; NaN where the grid cannot resolve the level, which the title
+            mentions.
+        divergence_free: `[L]`, E‖r‖² / E‖s‖², dimensionless; NaN at the same levels.
     """
     order = np.argsort(numpy(sigmas))
     levels, moving, still = (numpy(values)[order] for values in (sigmas, gradient, divergence_free))
@@ -136,7 +139,7 @@ def plot_score_split(sigmas: Tensor, gradient: Tensor, divergence_free: Tensor) 
 
 
 def _draw_shares(axes: Axes, levels: Array, moving: Array, still: Array) -> None:
-    """Both parts as shares of their sum, stacked; a level's bar is as wide as the gap to its neighbours."""
+    """Draw both parts as shares of their sum, stacked in one bar a level."""
     total = np.where(moving + still > 0, moving + still, np.nan)
     place = _bars(levels)
     axes.bar(height=moving / total, color=VERMILION, **place)
@@ -147,25 +150,25 @@ def _draw_shares(axes: Axes, levels: Array, moving: Array, still: Array) -> None
 
 
 def _bars(levels: Array) -> dict[str, Any]:
-    """Bars around increasing levels on a logarithmic axis, nearly as wide as the gap to the neighbours."""
+    """Place and width of bars around increasing levels on a logarithmic axis, nearly as wide as the gaps."""
     step = (levels[-1] / levels[0]) ** (0.45 / max(len(levels) - 1, 1)) if len(levels) > 1 else 1.2
     return {"x": levels / step, "width": levels * (step - 1 / step), "align": "edge", "linewidth": 0}
 
 
 def _ends(levels: Array) -> Array:
-    """The outer ends of the bars around levels."""
+    """The outer ends of the first and of the last bar around levels."""
     bars = _bars(levels)
     return np.array([bars["x"][0], bars["x"][-1] + bars["width"][-1]])
 
 
 class LossLevels(NamedTuple):
-    r"""The σ²-weighted denoising loss of each level and what it is made of, all `[L]` and dimensionless.
+    r"""The σ²-weighted denoising loss of each level and its two parts, all `[L]` and dimensionless.
 
     Attributes:
         loss: σ² E‖s_θ + z/σ‖².
-        minimum: σ² E‖s + z/σ‖² of the exact score s, σ² C(σ): the least that any score can reach.
+        minimum: σ² C(σ) = σ² E‖s + z/σ‖², the loss of the exact score s, which is the least possible.
         excess: σ² E‖s_θ − s‖².
-        loss_stderr, excess_stderr: standard errors.
+        loss_stderr, excess_stderr: standard errors of `loss` and `excess`.
     """
 
     loss: Tensor
@@ -177,13 +180,13 @@ class LossLevels(NamedTuple):
 
 @styled
 def plot_loss_levels(sigmas: Tensor, losses: LossLevels) -> Figure:
-    r"""A bar a level: the σ²-weighted denoising loss over the least that any score can reach; and what lies between.
+    r"""One bar a level: left the σ²-weighted denoising loss and the least possible one, right their difference.
 
     $$\sigma^2\,\mathrm E\|s_\theta + z/\sigma\|^2 = \sigma^2\,\mathrm E\|s_\theta - s\|^2 + \sigma^2 C(\sigma)$$
 
     Arguments:
         sigmas: `[L]`, data units, in any order.
-        losses: at these levels.
+        losses: the losses at these levels.
     """
     order = np.argsort(numpy(sigmas))
     levels, loss, minimum, excess, loss_stderr, excess_stderr = (numpy(values)[order] for values in (sigmas, *losses))
@@ -219,22 +222,22 @@ def plot_loss_levels(sigmas: Tensor, losses: LossLevels) -> Figure:
 
 
 def error_bars(axes: Axes, x: Array, y: Array, size: Array, *, color: str, label: str) -> None:
-    """Bars of the given size on both sides of values, above whatever shows the values."""
+    """Draw error bars of the given size on both sides of values, above the curves or bars of the values."""
     axes.errorbar(x, y, np.nan_to_num(size), fmt="none", ecolor=color, elinewidth=1.4, capsize=3, label=label, zorder=3)
 
 
 @styled
 def plot_schedule(sigmas: Tensor, *, sigma_grid: Tensor, weight: Tensor, density: Tensor | None = None) -> Figure:
-    r"""The ladder of levels, and what training weighs at each: the effective weight λ(σ) × density of ln σ.
+    r"""Left the ladder of levels; right the effective weight of a level in training, λ(σ) × density of ln σ.
 
-    Right, each curve is relative to its own maximum. A discrete ladder, trained uniformly, has no density: its levels
-    are stems of height λ(σ_i)/L.
+    Each curve on the right is relative to its own maximum. A discrete ladder, whose levels are equally likely in
+    training, has no density: its levels are drawn as stems of height λ(σ_i)/L.
 
     Arguments:
         sigmas: the ladder, `[L]`, data units.
-        sigma_grid: `[m]`, data units, increasing or decreasing: where the curves are given.
-        weight: λ at the grid, `[m]`.
-        density: training density per ln σ at the grid, `[m]`, or None for the ladder itself.
+        sigma_grid: levels at which the curves are given, `[m]`, data units, increasing or decreasing.
+        weight: λ at `sigma_grid`, `[m]`.
+        density: of ln σ in training, at `sigma_grid`, `[m]`; None where the ladder itself is trained on.
     """
     figure = new_figure(3.6, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -254,7 +257,7 @@ def plot_schedule(sigmas: Tensor, *, sigma_grid: Tensor, weight: Tensor, density
 
 
 def _draw_density(axes: Axes, grid: Array, lam: Array, ladder: Array, density: Tensor | None) -> Array:
-    """Effective weight and training density relative to their maxima; returns all heights drawn."""
+    """Draw effective weight and training density relative to their maxima; return all heights drawn."""
     if density is not None:
         values = numpy(density)
         effective = lam * values / (lam * values).max()
@@ -270,7 +273,7 @@ def _draw_density(axes: Axes, grid: Array, lam: Array, ladder: Array, density: T
 
 
 def _relative_axis(axes: Axes, heights: Array) -> None:
-    """Logarithmic, from the maximum down to the smallest height, but no more than six decades."""
+    """Make the axis logarithmic, from the maximum to the smallest height, but over six decades at most."""
     positive = heights[heights > 0]
     axes.set_yscale("log")
     axes.set_ylim(min(max(float(positive.min()), 1e-6) / 2, 0.02) if positive.size else 0.02, 2.0)
@@ -281,7 +284,7 @@ def _relative_axis(axes: Axes, heights: Array) -> None:
 
 @styled
 def plot_learned_weighting(sigmas: Tensor, u: Tensor, optimum: Tensor) -> Figure:
-    r"""The learned u(σ) beside its optimum ln E[σ² e / D], which it would reach with infinite data.
+    r"""The learned u(σ) beside its optimum ln E[σ² e / D], which training on infinite data would reach.
 
     Arguments:
         sigmas: `[L]`, data units, in any order.

@@ -12,23 +12,26 @@ from ..distributions.base import Distribution
 from .space import CONTOURS, Limits, count, density_grid, draw_contours, limits, plane_figure, visible
 from .style import DENSITY_MAP, ORANGE, Array, numpy, styled
 
-COMPANY = 10
-"""Samples of the target in a cell of the histogram, where an average one of them lies."""
+SAMPLES_PER_CELL = 10
+"""Samples that a cell of the histogram should hold, on average over samples of the target."""
 
-FEW = 2000
-"""Samples up to which each is drawn over the histogram."""
+MAX_DOTS = 2000
+"""Most samples for which each is also drawn as a dot over the histogram."""
 
 RESOLUTION = 200
+"""Pixels of the density, and most cells of the histogram, along the longer side."""
+
 COARSEST = 12
+"""Fewest cells of the histogram along the longer side."""
 
 
 @styled
 def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -> Figure:
     r"""The exact density p_σ and a histogram of the samples, in one frame and on one colour scale.
 
-    The scale is a square root, so that faint structure shows, and ends at the exact density's maximum. The cells of the
-    histogram are as fine as the samples allow; up to 2000 samples are drawn as points on top. The contours enclose 50,
-    90 and 99 % of p_σ.
+    The colour scale is a square root, which shows faint structure, and ends at the exact density's maximum. The cells
+    of the histogram are as small as the number of samples allows. Up to 2000 samples are also drawn as dots. The
+    contours enclose 50, 90 and 99 % of p_σ.
 
     Arguments:
         samples: `[n, 2]`, data units; rows that are not finite are left out and counted in the title.
@@ -47,7 +50,7 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     figure.colorbar(bar, ax=[left, right], label="density (1 / data units²)", aspect=30, pad=0.015, extend=extend)
     left.set_title("exact density" + (f" at $\\sigma$ = {sigma:.3g}" if sigma else "") + ", square-root scale")
     draw_contours(right, target, frame, sigma=sigma)
-    if len(samples) <= FEW:
+    if len(samples) <= MAX_DOTS:
         area = float(np.clip(2500 / max(len(points), 1), 5, 14))
         right.scatter(points[:, 0], points[:, 1], s=area, color=ORANGE, edgecolors="white", linewidths=0.4, zorder=3)
     right.set_title(f"{count(len(samples))} samples; {CONTOURS}" + (f"\n{note}" if note else ""), fontsize="medium")
@@ -55,14 +58,14 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
 
 
 def _cells(density: Array, n: int, frame: Limits) -> int:
-    """Cells along the frame's longer side, such that n h² E[p] = COMPANY for a cell of side h."""
+    """Cells along the frame's longer side, such that n h² E[p] = SAMPLES_PER_CELL for a cell of side h."""
     typical = float(np.square(density).sum() / max(density.sum(), 1e-300))
     side = max(frame.width, frame.height)
-    return int(np.clip(side * np.sqrt(n * typical / COMPANY), COARSEST, RESOLUTION))
+    return int(np.clip(side * np.sqrt(n * typical / SAMPLES_PER_CELL), COARSEST, RESOLUTION))
 
 
 def _histogram(points: Array, n: int, frame: Limits, cells: int) -> Array:
-    """The density of points, `[rows, columns]` in 1 / data units², of which all n together have the mass 1."""
+    """The histogram of points as a density, `[rows, columns]` in 1 / data units²; each point has the mass 1 / n."""
     columns, rows = (
         max(2, round(cells * side / max(frame.width, frame.height))) for side in (frame.width, frame.height)
     )

@@ -1,4 +1,4 @@
-"""What samplers do on the way from the prior to the data, to the weights of its modes, and for their evaluations."""
+"""Figures that compare samplers: the paths of chains, the weights of modes, and quality against cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def _styles() -> Iterator[dict[str, Any]]:
-    """Lines for many samplers: each its own colour, dashes and marker."""
+    """Yield styles of lines, each with another combination of colour, dashes and marker."""
     lines = itertools.cycle(itertools.product(("-", "--"), LINES))
     for (dashes, color), marker in zip(lines, itertools.cycle(MARKERS), strict=False):
         yield {"linestyle": dashes, "color": color, "marker": marker, "linewidth": 1.3, "alpha": 0.9}
@@ -27,10 +27,10 @@ def _styles() -> Iterator[dict[str, Any]]:
 
 @styled
 def plot_paths(target: Distribution, walks: Mapping[str, Sequence[Tensor]], *, columns: int = 4) -> Figure:
-    """The way of a few chains through the plane, a panel for each sampler, over contours of the target.
+    """The paths of a few chains in the plane over the target's contours, a panel for each sampler.
 
     Arguments:
-        walks: by the sampler's name, the states `[n, 2]` of its chains, data units, the start first.
+        walks: by the sampler's name, the states `[n, 2]` of its chains, data units, from the start on.
         columns: panels in a row.
     """
     frame = limits(target, 0.5 * target.sigma_data)
@@ -76,12 +76,12 @@ def plot_mode_weights(separations: Tensor, weights: Mapping[str, Tensor], *, tru
 
 
 class CostQuality(NamedTuple):
-    """What every sampler made of its evaluations on one score.
+    """The cost and quality of samplers on one score.
 
     Attributes:
-        curves: by the sampler's name, pairs of evaluations and distance, data units.
-        floor: the distance of as many draws of the truth.
-        deviation: of one of these draws.
+        curves: by the sampler's name, pairs of evaluations and distance from the target (data units).
+        floor: mean distance of as many draws of the target, in data units.
+        deviation: standard deviation of the distance of one such draw.
     """
 
     curves: Mapping[str, Sequence[tuple[float, float]]]
@@ -94,8 +94,8 @@ def plot_cost_quality(panels: Mapping[str, CostQuality], *, distance: str, colum
     """Distance of the samples from the target against evaluations, a line for each sampler, a panel for each score.
 
     Arguments:
-        panels: by their titles; all of them with the same samplers, or some of these, in the same order.
-        distance: what is measured, with its unit.
+        panels: by their titles; a panel may lack some of the samplers, but has the others in the same order.
+        distance: name of the distance, with its unit.
         columns: panels in a row.
     """
     rows = -(-len(panels) // columns)
@@ -118,12 +118,13 @@ def plot_cost_quality(panels: Mapping[str, CostQuality], *, distance: str, colum
 
 
 def _draw_cost_quality(axes: Axes, panel: CostQuality, styles: Mapping[str, dict[str, Any]]) -> None:
+    """Draw the curves of one panel on logarithmic axes, and the floor as a band behind them."""
     for name, points in panel.curves.items():
         axes.plot(*np.array(points).T, label=name, **{**styles[name], "markersize": 3.5})
     axes.set_xscale("log")
     axes.set_yscale("log")
     bottom, _ = axes.get_ylim()
     low, high = panel.floor - 2 * panel.deviation, panel.floor + 2 * panel.deviation
-    low = low if low > 0 else min(bottom, high / 10)  # a band down to 0 has no lower edge on this axis
+    low = low if low > 0 else min(bottom, high / 10)  # a logarithmic axis cannot show 0
     axes.axhspan(low, high, color="#e4e4e4", linewidth=0, label="draws of the truth ± 2 sd", zorder=0)
     axes.grid(axis="y")

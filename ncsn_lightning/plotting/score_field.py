@@ -1,4 +1,4 @@
-"""The score field: exact, as the model has it, and their difference."""
+"""The score field: the exact one, the model's, and their difference."""
 
 from __future__ import annotations
 
@@ -22,19 +22,35 @@ from .space import Limits, density_grid, limits, mass_levels, pixel_sigma, plane
 from .style import DENSITY_MAP, ERROR_MAP, PALE, Array, number, numpy, styled
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
-"""A score as the package has it: points `[*, 2]` and a level to `[*, 2]`, in 1 / data units."""
+"""A score: a function of points `[*, 2]` and a level, with values `[*, 2]` in 1 / data units."""
 
 ARROW_MAP = ListedColormap(colormaps["plasma"](np.linspace(0, 0.82, 24)), "ncsn_arrows")
 BACKGROUND_MAP = ListedColormap(DENSITY_MAP(np.linspace(0, 0.3, 12)), "ncsn_background")
 ERROR_STEPS = ListedColormap(ERROR_MAP(np.linspace(0, 1, 20)), "ncsn_error_steps")
 ARROWS = 14
+"""Cells with an arrow along the longer side."""
+
 PIXELS = 128
+"""Pixels of the error along the longer side."""
+
 MASS = 0.999
+"""Share of p_σ in the region where the score counts as trained."""
+
 BARS: Any = {"location": "bottom", "pad": 0.012, "aspect": 22}
 
 
 class Field(NamedTuple):
-    """What one row shows at one level; vectors times σ, so dimensionless."""
+    """What one row shows, at one level.
+
+    Attributes:
+        sigma: the level, in data units.
+        background: p_σ relative to its maximum, `[rows, columns]`.
+        where: places of the arrows, `[n, 2]`, in data units.
+        arrows: σ s at these places, exact and of the model, `[n, 2]`, dimensionless.
+        trained: whether each place lies in the region that holds `MASS` of p_σ, `[n]`.
+        error: σ‖s_θ − s‖, `[rows, columns]`, dimensionless; NaN outside that region.
+        relative: E‖s_θ − s‖² / E‖s‖² over samples of p_σ.
+    """
 
     sigma: float
     background: Array
@@ -47,16 +63,16 @@ class Field(NamedTuple):
 
 @styled
 def plot_score_field(target: Distribution, score: ScoreFunction, sigmas: Tensor) -> Figure:
-    r"""One row a level: the exact score, the model's, and σ‖s_θ − s‖, all over the same frame.
+    r"""One row for each level: the exact score, the model's, and σ‖s_θ − s‖, all in the same frame.
 
-    Arrows are σ·s over p_σ, coloured by σ‖s‖ on one scale for all; their length grows with its square root, up to one
-    cell for the longest of a row. They stand on a grid. Where p_σ is finer than that, each stands at one point of p_σ
-    in its cell, that of the largest ‖s‖, for a grid would miss all that the score does. Outside the region that holds
-    99.9 % of p_σ, where no score is trained, arrows are faded and the error is left out.
+    Arrows show σ·s over p_σ. Their colour is σ‖s‖ on one scale for all rows; their length grows with its square root,
+    up to one cell for the longest of a row. Arrows stand on a grid. Where p_σ has structure finer than the grid, a grid
+    would miss the score altogether; there each arrow stands at a sample of p_σ, the one of largest ‖s‖ in its cell.
+    Outside the region that holds 99.9 % of p_σ no score is trained, so arrows are faded and the error is left out.
 
     Arguments:
         score: the model, `(x [*, 2], sigma [])` to `[*, 2]`; called without gradients.
-        sigmas: levels of the rows, data units, `[L]`, in the order to show (four read well).
+        sigmas: levels of the rows, data units, `[L]`, in the order in which they are shown; four fit well.
     """
     frame = limits(target)
     fields = [_field(target, score, sigma, frame) for sigma in sigmas.flatten()]
@@ -79,7 +95,7 @@ def plot_score_field(target: Distribution, score: ScoreFunction, sigmas: Tensor)
 
 
 def _draw_bars(figure: Figure, grid: list[list[Axes]], speed: Normalize, error: Normalize) -> None:
-    """A colour scale below each column: of the arrows, of the density behind them, of the error."""
+    """Draw a colour scale below each column: for the arrows, the density behind them, and the error."""
     arrows, model, errors = ([row[column] for row in grid] for column in range(3))
     scales: list[tuple[list[Axes], Normalize, ListedColormap, str]] = [
         (arrows, speed, ARROW_MAP, r"arrows: $\sigma\,\|s\|$ (dimensionless)"),
@@ -96,11 +112,12 @@ def _draw_bars(figure: Figure, grid: list[list[Axes]], speed: Normalize, error: 
 
 
 def _longest(field: Field) -> float:
-    """σ‖s‖ of all but the largest few of the exact arrows that are trained."""
+    """The σ‖s‖ below which 98 % of the exact arrows in the trained region lie."""
     return _ceiling([np.hypot(*field.arrows[0].T)[field.trained]], 0.98)
 
 
 def _field(target: Distribution, score: ScoreFunction, sigma: Tensor, frame: Limits) -> Field:
+    """Evaluate what a row shows at one level."""
     level = float(sigma)
     grid = density_grid(target, frame, sigma=level, resolution=PIXELS)
     drawn = pixel_sigma(frame, level, PIXELS)
@@ -125,7 +142,7 @@ def _field(target: Distribution, score: ScoreFunction, sigma: Tensor, frame: Lim
 
 
 def _places(target: Distribution, sigma: Tensor, frame: Limits) -> Tensor:
-    """Where arrows stand, `[n, 2]`: on a grid, or where p_σ is finer than that at one of its points in each cell."""
+    """Places of the arrows, `[n, 2]`: a grid or, where p_σ is finer than the grid, one sample of p_σ in each cell."""
     cell = max(frame.width, frame.height) / ARROWS
     if math.hypot(float(sigma), target.blur) > cell / 2:
         return density_grid(target, frame, resolution=ARROWS).x.reshape(-1, 2)
@@ -141,13 +158,14 @@ def _places(target: Distribution, sigma: Tensor, frame: Limits) -> Tensor:
 
 
 def _ceiling(values: list[Array], share: float) -> float:
-    """The end of a colour scale: all but the largest few values lie below it; 1 where there is nothing to show."""
+    """The end of a colour scale, above this share of the finite values; 1 where there is nothing to show."""
     pooled = np.concatenate([row[np.isfinite(row)].ravel() for row in values])
     top = float(np.quantile(pooled, share)) if pooled.size else 0.0
     return top if top > 0 else 1.0
 
 
 def _draw_arrows(axes: Axes, field: Field, arrows: Array, frame: Limits, speed: Normalize) -> None:
+    """Draw one panel of arrows over p_σ."""
     axes.imshow(field.background, extent=frame, cmap=BACKGROUND_MAP, vmin=0, vmax=1, interpolation="bilinear")
     size = np.hypot(*arrows.T)
     cell = max(frame.width, frame.height) / ARROWS

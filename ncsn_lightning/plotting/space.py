@@ -1,4 +1,4 @@
-"""Panels that show the data plane: one frame for all of a figure, the exact density behind, points on top."""
+"""Panels that show the plane of the data: one frame for all panels of a figure, densities, contours and points."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from ..distributions.base import Distribution
 from .style import BLUE, GREY, WIDTH, Array, new_figure, numpy
 
 CONTOURS = "lines: 50, 90, 99 % of the mass"
-"""What the lines of `draw_contours` are, for a caption."""
-
+"""Text for captions: what the lines of `draw_contours` are."""
 
 X_LABEL = "$x_1$ (data units)"
 
@@ -34,22 +33,29 @@ class Limits(NamedTuple):
 
     @property
     def width(self) -> float:
+        """Length along x₁, in data units."""
         return self.right - self.left
 
     @property
     def height(self) -> float:
+        """Length along x₂, in data units."""
         return self.top - self.bottom
 
 
 class DensityGrid(NamedTuple):
-    """log p_σ averaged over the pixels of a grid: `x [rows, columns, 2]`, `log_prob [rows, columns]` in nats."""
+    """log p_σ averaged over the pixels of a grid.
+
+    Attributes:
+        x: centres of the pixels, `[rows, columns, 2]`, in data units.
+        log_prob: `[rows, columns]`, in nats.
+    """
 
     x: Tensor
     log_prob: Tensor
 
 
 def limits(target: Distribution, sigma: float = 0.0) -> Limits:
-    """The frame that holds 99.8 % of p_σ along either axis, padded by 10 %, and no flatter or steeper than 5 : 3."""
+    """The frame that holds 99.8 % of p_σ along either axis, padded by 10 %, with sides of at most 5 : 3."""
     points = target.noisy_points(sigma).cpu()
     ends = numpy(torch.quantile(points, points.new_tensor([0.001, 0.999]), dim=0))
     centre, side = ends.mean(axis=0), 1.2 * (ends[1] - ends[0])
@@ -59,9 +65,9 @@ def limits(target: Distribution, sigma: float = 0.0) -> Limits:
 
 
 def pixel_sigma(frame: Limits, sigma: float, resolution: int) -> float:
-    """The level whose smoothing adds a pixel's own averaging to σ: √(σ² + h²/12), for pixels of side h.
+    """√(σ² + h²/12): the level σ with the averaging over a pixel of side h included.
 
-    Drawing this level instead of σ keeps a target finer than the pixels visible, and the edges of a bounded one smooth.
+    Drawn at this level instead of σ, structure finer than a pixel stays visible, and hard edges are smooth.
     """
     return math.hypot(sigma, max(frame.width, frame.height) / resolution / math.sqrt(12))
 
@@ -80,7 +86,7 @@ def density_grid(target: Distribution, frame: Limits, *, sigma: float = 0.0, res
 
 
 def mass_levels(target: Distribution, sigma: float, masses: tuple[float, ...]) -> list[float]:
-    """Values of log p_σ whose super-level sets hold the given shares of p_σ (its highest-density regions)."""
+    """The values of log p_σ above which the given shares of p_σ lie (its highest-density regions), in nats."""
     with torch.no_grad():
         log_prob = target.log_prob(target.noisy_points(sigma), sigma).double().cpu()
     quantiles = torch.quantile(log_prob, 1 - torch.tensor(masses, dtype=torch.float64))
@@ -90,7 +96,7 @@ def mass_levels(target: Distribution, sigma: float, masses: tuple[float, ...]) -
 def draw_contours(
     axes: Axes, target: Distribution, frame: Limits, *, sigma: float = 0.0, resolution: int = 160, color: str = GREY
 ) -> Any:
-    """Lines around 50, 90 and 99 % of p_σ's mass; left out where the density is flat (within 0.3 nats of its peak)."""
+    """Draw lines around 50, 90 and 99 % of p_σ's mass, but none within 0.3 nats of the peak of a flat density."""
     *levels, peak = mass_levels(target, pixel_sigma(frame, sigma, resolution), (0.99, 0.9, 0.5, 0.0))
     levels = [value for value in levels if value < peak - 0.3] or levels[:1]
     x, log_prob = density_grid(target, frame, sigma=sigma, resolution=resolution)
@@ -103,11 +109,11 @@ def draw_contours(
 
 
 def draw_points(axes: Axes, samples: Tensor, frame: Limits, *, ink: float = 6000.0) -> str:
-    """Scatter the finite samples, smaller the more they are; returns a note on what is not seen, or nothing.
+    """Scatter the finite samples, smaller the more there are; return a note on those not shown, or an empty text.
 
     Arguments:
         samples: `[n, 2]`, data units; rows with NaN or inf are left out and counted.
-        ink: area of all points together, in square points of type.
+        ink: area of all dots together, in square typographic points.
     """
     points, note = visible(samples, frame)
     area = float(np.clip(ink / max(len(points), 1), 0.6, 6))
@@ -116,13 +122,13 @@ def draw_points(axes: Axes, samples: Tensor, frame: Limits, *, ink: float = 6000
 
 
 def draw_frame(axes: Axes, frame: Limits) -> None:
-    """A dashed rectangle, the frame of another panel."""
+    """Draw the frame of another panel as a dashed rectangle."""
     corner = (frame.left, frame.bottom)
     axes.add_patch(Rectangle(corner, frame.width, frame.height, fill=False, edgecolor=GREY, linestyle="--", zorder=3))
 
 
 def visible(samples: Tensor, frame: Limits) -> tuple[Array, str]:
-    """The finite rows of `samples`, and a note on how many lie outside the frame or are not finite (or nothing)."""
+    """The finite rows of `samples`, and a note on how many are outside the frame or not finite, or an empty text."""
     values = numpy(samples)
     finite = values[np.isfinite(values).all(axis=1)]
     inside = (finite >= (frame.left, frame.bottom)) & (finite <= (frame.right, frame.top))
@@ -132,12 +138,12 @@ def visible(samples: Tensor, frame: Limits) -> tuple[Array, str]:
 
 
 def count(n: int) -> str:
-    """A number of things with thin gaps between thousands."""
+    """A whole number with thin spaces between thousands."""
     return f"{n:,}".replace(",", "\u2009")
 
 
 def write_note(axes: Axes, note: str) -> None:
-    """A small remark (or none) in the lower left corner of a panel, legible over points."""
+    """Write a note, unless it is empty, in the lower left corner of a panel, legible over points."""
     if not note:
         return
     box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
@@ -145,7 +151,7 @@ def write_note(axes: Axes, note: str) -> None:
 
 
 def frame_axes(axes: Axes, frame: Limits) -> None:
-    """Give a panel the figure's frame, equal aspect, a full box, few round ticks and its labels."""
+    """Give a panel the frame, equal aspect, a full box, a few round ticks and its labels."""
     axes.set_xlim(frame.left, frame.right)
     axes.set_ylim(frame.bottom, frame.top)
     axes.set_aspect("equal")
@@ -161,8 +167,12 @@ def plane_figure(
     """A figure of panels that show one frame, labelled at the outer edge.
 
     Arguments:
-        extra: height in inches for all that is no panel: titles, labels, colour bars.
-        frames: of each row, with the proportions of `frame`, where they differ; every row then has ticks of its own.
+        frame: what the panels show.
+        columns: panels in a row.
+        extra: height in inches of all that is not a panel: titles, labels, colour bars.
+        rows: rows of panels.
+        frames: the frame of each row, where they differ; all have the proportions of `frame`. Every row then has ticks
+            of its own.
     """
     panel = (WIDTH - 0.8) / columns
     figure = new_figure((len(frames) or rows) * panel * frame.height / frame.width + extra, layout="compressed")

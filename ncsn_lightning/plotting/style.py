@@ -1,8 +1,8 @@
 """The one style of every figure: colours, type sizes, panel widths, and what the axes are called.
 
-`styled` makes a figure under the style, whatever the user's own matplotlib settings are, and `new_figure` gives a
-figure that is also drawn under it. Figures are built directly, never through pyplot: no backend is chosen, no global
-list of open figures grows, and a figure is freed when its last reference goes.
+`styled` makes a figure in this style, whatever the user's own matplotlib settings are, and `new_figure` returns a
+figure that is also drawn in it. Figures are built directly, never through pyplot: so no backend is chosen, pyplot's
+list of open figures does not grow, and a figure is freed with its last reference.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ WIDTH = 8.5
 """Width of a figure in inches: 1870 pixels at the style's 220 dots per inch, shown at about 800 points in a README."""
 
 MAX_PNG_BYTES = 300_000
+"""Largest size of a PNG file, wherever fewer colours can achieve it."""
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 SKY, ORANGE, BLACK, GREY, PALE = "#56b4e9", "#e69f00", "#000000", "#666666", "#f0f0f0"
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-"""Colours of curves in order: Okabe & Ito (2008), told apart with every common colour vision deficiency."""
+"""Colours of curves in order, from Okabe & Ito (2008); people with common colour blindness can distinguish them."""
 
 
 def _lightness_ramp(name: str, stops: Sequence[str]) -> Colormap:
+    """A colour map that interpolates between evenly spaced colours."""
     return LinearSegmentedColormap.from_list(name, list(stops))
 
 
-# Stops evenly spaced in CIELAB lightness (99.5 down to 17 and 22), so that equal steps look equal and print in grey.
+# The colours are evenly spaced in CIELAB lightness, so that equal steps look equal, also when printed in grey.
 DENSITY_MAP = _lightness_ramp(
     "ncsn_density",
     ["#ffffff", "#bbe6ff", "#7dccfd", "#4db0f0", "#2992db", "#1d75bf", "#24599d", "#273e77", "#222650"],
@@ -87,12 +89,12 @@ RC: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "image.origin": "lower",
-    "pdf.fonttype": 42,  # text that other programs can edit
+    "pdf.fonttype": 42,  # embeds fonts as TrueType, so that other programs can edit the text
 }
 
 
 def styled(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorator: run a plotting function under the style, and leave the user's settings as they were."""
+    """Decorator: run a plotting function in this style, and restore the user's settings afterwards."""
 
     @wraps(function)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -103,20 +105,21 @@ def styled(function: Callable[Parameters, Result]) -> Callable[Parameters, Resul
 
 
 class StyledFigure(Figure):
-    """A figure that is drawn under the style too: ticks and layout are settled at drawing time only."""
+    """A figure that is also drawn in this style, because ticks and layout are only computed at drawing time."""
 
     def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure in this style, whatever the settings are by then."""
         with context(["default", RC]):
             super().draw(renderer)
 
 
 def new_figure(height: float, *, width: float = WIDTH, layout: Literal["constrained", "compressed"] | None) -> Figure:
-    """An empty figure of `width` by `height` inches; layout "compressed" for grids of equal-aspect panels."""
+    """An empty figure of `width` by `height` inches; the layout "compressed" suits grids of equal-aspect panels."""
     return StyledFigure(figsize=(width, height), layout=layout)
 
 
 def png(figure: Figure) -> bytes:
-    """The bytes of a PNG file below 300 kB: what `figure.savefig` writes or, were it larger, that in fewer colours."""
+    """The bytes of a PNG file: what `figure.savefig` writes or, if that exceeds 300 kB, the same in fewer colours."""
     full = io.BytesIO()
     figure.savefig(full, format="png")
     if full.tell() < MAX_PNG_BYTES:
@@ -134,7 +137,7 @@ Format = Literal["png", "pdf", "svg"]
 
 
 def rendered(figure: Figure, formats: Sequence[Format]) -> dict[Format, bytes]:
-    """The contents of a file for each format, by its suffix; a PNG is always among them, for loggers and reports."""
+    """The bytes of a file in each format; PNG is always among them, for loggers and reports."""
     files: dict[Format, bytes] = {"png": png(figure)}
     for kind in set(formats) - {"png"}:
         buffer = io.BytesIO()
@@ -144,7 +147,7 @@ def rendered(figure: Figure, formats: Sequence[Format]) -> dict[Format, bytes]:
 
 
 def indexed(image: Image.Image, colors: int) -> Image.Image:
-    """The image in its `colors` most needed colours, undithered, with all that is nearly white made white."""
+    """Reduce an image to its `colors` most needed colours, without dithering, and make nearly white ones white."""
     result = image.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     palette = np.array(result.getpalette()).reshape(-1, 3)
     palette[palette.min(axis=1) > 248] = 255
@@ -153,22 +156,22 @@ def indexed(image: Image.Image, colors: int) -> Image.Image:
 
 
 def numpy(values: Tensor) -> Array:
-    """The values of a tensor on any device, with or without a graph, as float64."""
+    """The values of any tensor as an array of float64, wherever it is and with or without gradients."""
     return np.asarray(values.detach().cpu().double().numpy(), dtype=np.float64)
 
 
 def number(value: float) -> str:
-    """A measured number in a label: three significant digits, without an exponent where that is readable."""
+    """A measured number as text for a label: three significant digits, two for 0.0001 to 0.001."""
     return f"{value:.3g}" if not 1e-4 <= abs(value) < 1e-3 else f"{value:.2g}"
 
 
 def sigma_axis(axes: Axes, sigmas: Array, *, which: Literal["x", "y"] = "x") -> None:
-    """Make an axis logarithmic in σ, and name it."""
+    """Make an axis logarithmic in σ, and label it."""
     log_axis(axes, sigmas, "$\\sigma$ (data units)", which=which)
 
 
 def log_axis(axes: Axes, values: Array, label: str, *, which: Literal["x", "y"]) -> None:
-    """Make an axis logarithmic around some values, with plain numbers (0.01, 0.1, 1) as its marks."""
+    """Make an axis logarithmic, fit it to the values, and write plain numbers (0.01, 0.1, 1) at its ticks."""
     finite = values[np.isfinite(values) & (values > 0)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.1, 1.0)
     margin = (high / low) ** 0.04 if high / low > 4 else 1.3

@@ -1,16 +1,16 @@
 r"""What a sampler does to a Gaussian target, without drawing a sample.
 
-The score of a Gaussian is affine in x, and on it the walk of a sampler that draws normal numbers $z_1, z_2, \dots$ is
-an affine map of its start and of them,
+The score of a Gaussian is affine in x. A sampler that walks on it and draws normal numbers $z_1, z_2, \dots$ therefore
+applies an affine map to its start and to these numbers,
 
 $$x_L = A x_0 + b + \sum_k B_k z_k,$$
 
 so the law of $x_L$ is Gaussian with mean $A m_0 + b$ and covariance $A C_0 A^\top + \sum_k B_k B_k^\top$. The map is
-read off the sampler itself: one walk in float64 takes along a row for every coordinate of the start and of every draw,
-in which that coordinate is 1 and all others are 0. So this holds for samplers of one's own as well.
+read off the sampler itself: one walk in float64 carries a row for every coordinate of the start and of every draw, in
+which that coordinate is 1 and all others are 0. This works for your own samplers as well.
 
 Source: Diffusion Models for Gaussian Distributions: Exact Solutions and Wasserstein Errors, Pierret & Galerne, 2025
-(the four errors; the reading off is ours).
+(the four errors; reading the map off the sampler is ours).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..distributions.base import Distribution
 from ..models.scores import ExactScore, Score
-from .base import Sampler
+from .base import Level, Sampler, Sigmas, State
 
-AFFINE_TO = 1e-3
-"""Largest distance, in deviations, by which two readings of one map may differ: an adaptive solver's own tolerance."""
+AFFINE_TOLERANCE = 1e-3
+"""Largest distance between two readings of one map, in standard deviations: an adaptive solver's own tolerance."""
 
 
 class Gaussian(NamedTuple):
@@ -39,12 +39,12 @@ class Gaussian(NamedTuple):
     covariance: Float64[Tensor, "2 2"]
 
 
-def smoothed(target: Distribution, sigma: Float[Tensor, ""] | float) -> Gaussian:
-    """N(mean, Cov + σ² I): p_σ itself where the target is Gaussian, else the law of its moments."""
+def smoothed(target: Distribution, sigma: Level | float) -> Gaussian:
+    """N(mean, Cov + σ² I): p_σ itself where the target is Gaussian, else the Gaussian of the same moments."""
     return Gaussian(target.mean, target.covariance + float(sigma) ** 2 * torch.eye(2, dtype=torch.float64))
 
 
-def sample_moments(x: Float[Tensor, "n 2"]) -> Gaussian:
+def sample_moments(x: State) -> Gaussian:
     """The Gaussian with the mean and covariance of a sample."""
     return Gaussian(x.double().mean(0), x.double().T.cov())
 
@@ -62,6 +62,7 @@ def wasserstein(p: Gaussian, q: Gaussian) -> float:
 
 
 def _root(matrix: Float64[Tensor, "2 2"]) -> Float64[Tensor, "2 2"]:
+    """The square root of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
@@ -74,42 +75,44 @@ class AffineMap(NamedTuple):
     noise: Float64[Tensor, "2 2"]
 
     def push(self, law: Gaussian) -> Gaussian:
-        """The law of the image."""
+        """The law of the image of a point with the given law."""
         return Gaussian(self.matrix @ law.mean + self.offset, self.matrix @ law.covariance @ self.matrix.T + self.noise)
 
 
-def affine_map(sampler: Sampler, score: Score, sigmas: Float[Tensor, "levels"]) -> AffineMap:
-    """What a walk down a ladder does to its start.
+def affine_map(sampler: Sampler, score: Score, sigmas: Sigmas) -> AffineMap:
+    """The affine map that a walk down a ladder applies to its start.
 
     Args:
+        sampler: whose walk is read.
         score: affine in x, such as the exact one of a Gaussian.
+        sigmas: the ladder.
 
     Raises:
-        ValueError: the walk is no affine map, for it draws other than normal numbers (a Metropolis chain), or its steps
-            depend on all chains together (a corrector by signal-to-noise).
+        ValueError: the walk is not an affine map, because it draws other than normal numbers (a Metropolis chain), or
+            because its steps depend on all chains together (a corrector by signal-to-noise).
     """
     with _Impulses(1.0) as counted:
         sampler(score, torch.zeros(3, 2, dtype=torch.float64), sigmas.double())
     found, other = (_read(sampler, score, sigmas, draws=counted.draws, size=size) for size in (1.0, 1000.0))
     unit = Gaussian(torch.zeros_like(found.offset), float(sigmas[0]) ** 2 * torch.eye(2, dtype=torch.float64))
     first, second = found.push(unit), other.push(unit)
-    if not wasserstein(first, second) <= AFFINE_TO * float(first.covariance.trace().sqrt()):
+    if not wasserstein(first, second) <= AFFINE_TOLERANCE * float(first.covariance.trace().sqrt()):
         raise ValueError(f"{type(sampler).__name__}: its steps depend on all chains together; measure it instead")
     return found
 
 
-def _read(sampler: Sampler, score: Score, sigmas: Float[Tensor, "levels"], *, draws: int, size: float) -> AffineMap:
-    """One reading of the map, with coordinates of `size` instead of 1."""
+def _read(sampler: Sampler, score: Score, sigmas: Sigmas, *, draws: int, size: float) -> AffineMap:
+    """Read the map from one walk, whose rows have one coordinate of `size` instead of 1."""
     x = torch.zeros(3 + 2 * draws, 2, dtype=torch.float64)
     x[1:3] = size * torch.eye(2)
     with _Impulses(size):
         x = sampler(score, x, sigmas.double())
-    columns = (x[1:] - x[0]) / size  # a row holds a column of A or of some B_k
+    columns = (x[1:] - x[0]) / size  # each row holds a column of A or of one B_k
     return AffineMap(columns[:2].T, x[0], columns[2:].T @ columns[2:])
 
 
 class _Impulses(TorchFunctionMode):
-    """In place of the k-th draw of normal numbers: a number `size` in either coordinate of two rows of its own."""
+    """Replaces the k-th draw of normal numbers by zeros, but for `size` in one coordinate of each of two rows."""
 
     def __init__(self, size: float) -> None:
         super().__init__()
@@ -137,14 +140,15 @@ def _draws(name: str) -> bool:
 
 
 class Errors(NamedTuple):
-    """Where the distance of a sampler's law to a Gaussian target comes from: 2-Wasserstein distances in data units.
+    """Parts of the distance between a sampler's law and a Gaussian target: 2-Wasserstein distances in data units.
 
     Attributes:
-        start: what starting from the prior instead of p_σ1 changes at the end.
-        truncation: from p at the last level that is reached to the target.
-        discretisation: of the walk from p_σ1, all steps exact but for their finite number, to p at that level.
-        score: what the given score instead of the exact one changes at the end.
-        total: of the walk from the prior on the given score, to the target: at most the sum of the four.
+        start: between the ends of two walks on the exact score, one from the prior and one from p_σ1.
+        truncation: between p_σ at the last level that is reached and the target.
+        discretisation: between the end of the walk from p_σ1 on the exact score and p_σ at the last level.
+        score: between the ends of two walks from the prior, one on the given score and one on the exact one.
+        total: between the end of the walk from the prior on the given score and the target, at most the sum of the
+            four.
     """
 
     start: float
@@ -154,15 +158,17 @@ class Errors(NamedTuple):
     total: float
 
 
-def errors(sampler: Sampler, target: Distribution, sigmas: Float[Tensor, "levels"], *, score: Score) -> Errors:
+def errors(sampler: Sampler, target: Distribution, sigmas: Sigmas, *, score: Score) -> Errors:
     """Split the error of a sampler on a Gaussian target.
 
     Args:
+        sampler: whose walk is examined.
         target: Gaussian.
+        sigmas: the ladder.
         score: affine in x: the exact one, or a perturbed one.
 
     Raises:
-        ValueError: the walk is no affine map of normal numbers, or the prior is not normal.
+        ValueError: the walk is not an affine map of normal numbers, or the prior is not normal.
     """
     if sampler.prior == "uniform":
         raise ValueError("prior='uniform' is not normal: choose gaussian or moment_matched")

@@ -13,25 +13,18 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Generator
 
 from ..core.validation import Count, Positive, StableRatio, strict
 from ..distributions.base import Distribution
 from ..models.scores import Score
-from .base import Chain, Prior
+from .base import Chain, Level, Prior, Sigmas, State
 
 
 def _langevin_steps(
-    score: Score,
-    x: Float[Tensor, "n 2"],
-    sigma: Float[Tensor, ""],
-    *,
-    alpha: float,
-    count: int,
-    generator: torch.Generator | None,
-) -> Float[Tensor, "n 2"]:
-    """`count` steps of size `alpha` at one level, in place."""
+    score: Score, x: State, sigma: Level, *, alpha: float, count: int, generator: Generator | None
+) -> State:
+    """Take `count` steps of size `alpha` (data units²) at one level, in place."""
     noise = torch.empty_like(x)
     for _ in range(count):
         x.add_(score(x, sigma), alpha=alpha)
@@ -42,12 +35,12 @@ def _langevin_steps(
 class AnnealedLangevin(Chain):
     r"""T Langevin steps at every level, of size $\alpha_i = a \sigma_i^2$.
 
-    The primer's rule $\epsilon_i = c\,\sigma_i^2/\sigma_L^2$ is $a = c/\sigma_L^2$: holding c while σ_min changes makes
-    chains freeze or diverge, holding a does not. Exactly one of the two is given. Sources: Generative Modeling by
+    The primer's rule $\epsilon_i = c\,\sigma_i^2/\sigma_L^2$ is $a = c/\sigma_L^2$. If σ_min changes at a fixed c,
+    chains freeze or diverge; at a fixed a they do not. Exactly one of the two is given. Sources: Generative Modeling by
     Estimating Gradients of the Data Distribution, Song & Ermon, 2019, Algorithm 1; `technique_4` for `auto`.
 
     Args:
-        step_ratio: a, in (0, 2), or `auto`: the one that suits this ladder and T.
+        step_ratio: a, in (0, 2), or `auto`: the value that `technique_4` gives for this ladder and T.
         base_step: c, in squared data units.
         steps_per_level: T.
         denoise: see `Sampler`.
@@ -73,8 +66,8 @@ class AnnealedLangevin(Chain):
         self.base_step = base_step
         self.steps_per_level = steps_per_level
 
-    def ratio(self, sigmas: Float[Tensor, "levels"]) -> float:
-        """a = α/σ² on this ladder."""
+    def ratio(self, sigmas: Sigmas) -> float:
+        """a = α/σ² on this ladder, dimensionless."""
         if self.step_ratio == "auto":
             return technique_4(sigmas, self.steps_per_level)
         if self.step_ratio is not None:
@@ -82,7 +75,8 @@ class AnnealedLangevin(Chain):
         assert self.base_step is not None
         return self.base_step / float(sigmas[-1]) ** 2
 
-    def check(self, sigmas: Float[Tensor, "levels"]) -> None:
+    def check(self, sigmas: Sigmas) -> None:
+        """Raise a ValueError where the step ratio would be 2 or more, or cannot be chosen automatically."""
         if self.step_ratio == "auto" and len(sigmas) < 2:
             raise ValueError(
                 "step_ratio='auto' follows from the ratio of two levels, of which there is one; give a number"
@@ -95,31 +89,25 @@ class AnnealedLangevin(Chain):
                 f"is {ratio:.3g} σ², which must be below 2; keep base_step below {limit:.3g}"
             )
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
+        """T Langevin steps of size a σ² at this level."""
         alpha = self.ratio(sigmas) * float(sigmas[index]) ** 2
         return _langevin_steps(score, x, sigmas[index], alpha=alpha, count=self.steps_per_level, generator=generator)
 
     def evaluations(self, num_levels: int) -> int:
+        """T a level, and one to denoise."""
         return num_levels * self.steps_per_level + self.denoise
 
 
-def technique_4(sigmas: Float[Tensor, "levels"], steps_per_level: int) -> float:
-    r"""The step ratio a after which chains on a point mass have, relative to the level, the variance nearest to 1.
+def technique_4(sigmas: Sigmas, steps_per_level: int) -> float:
+    r"""The step ratio a with which chains on a point mass end a level with a variance closest to σ_i².
 
     $$\frac{s_T^2}{\sigma_i^2} = (1 - a)^{2T} \Big(\gamma^2 - \frac{2a}{1 - (1 - a)^2}\Big) + \frac{2a}{1 - (1 - a)^2},
     \qquad \gamma = \frac{\sigma_{i-1}}{\sigma_i}$$
 
-    by search on a grid, as in the source. It grows with γ and is above 1, so on an uneven ladder the largest γ decides.
-    Source: Improved Techniques for Training Score-Based Generative Models, Song & Ermon, 2020, Technique 4 (ε/σ_L² is
-    our a).
+    found by search on a grid, as in the source. The variance grows with γ and is above 1, so on an uneven ladder the
+    largest γ decides. Source: Improved Techniques for Training Score-Based Generative Models, Song & Ermon, 2020,
+    Technique 4 (ε/σ_L² is our a).
     """
     gamma = float((sigmas[:-1] / sigmas[1:]).max())
     a = torch.logspace(-6, 0, 20_001, dtype=torch.float64)
@@ -146,7 +134,8 @@ class Langevin(Chain):
         self.step = step
         self.steps_per_level = steps_per_level
 
-    def check_target(self, target: Distribution, sigmas: Float[Tensor, "levels"]) -> None:
+    def check_target(self, target: Distribution, sigmas: Sigmas) -> None:
+        """Raise a ValueError where the step is so long that the chain diverges on this target."""
         sigma = float(sigmas[-1])
         curvature = target.curvature(sigma)
         if self.step * curvature >= 2:
@@ -155,15 +144,8 @@ class Langevin(Chain):
                 f"{1 / curvature:.3g}, and the step must be below twice that; keep step below {2 / curvature:.3g}"
             )
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
+        """All steps at the last level; nothing at the others."""
         if index < len(sigmas) - 1:
             return x
         return _langevin_steps(
@@ -171,4 +153,5 @@ class Langevin(Chain):
         )
 
     def evaluations(self, num_levels: int) -> int:
+        """One a step and one to denoise, however many levels there are."""
         return self.steps_per_level + self.denoise

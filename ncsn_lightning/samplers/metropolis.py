@@ -1,6 +1,6 @@
-r"""Langevin dynamics whose steps are accepted or rejected, so that p_σ stays exactly as it is at any step size.
+r"""Langevin dynamics whose steps are accepted or rejected, so that p_σ is exactly stationary at any step size.
 
-It needs log p_σ up to a constant, which the truth and an energy have (`Density`), and a network for the score has not.
+This needs log p_σ up to a constant (`Density`). A target and an energy have it; a network for the score does not.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Generator
 
 from ..core.validation import Count, Positive, strict
 from ..models.scores import Density, Score
-from .base import Chain, Prior, noise_like
+from .base import Chain, Prior, Sigmas, State, noise_like
 
 
 class MALA(Chain):
@@ -27,7 +26,7 @@ class MALA(Chain):
     1996, §1.4.
 
     Args:
-        step_ratio: a. No step is unstable; too long a one is never accepted.
+        step_ratio: a, dimensionless. No step is unstable, but steps that are too long are never accepted.
         steps_per_level: T.
         denoise: see `Sampler`.
         prior: see `Sampler`.
@@ -41,21 +40,15 @@ class MALA(Chain):
         self.step_ratio, self.steps_per_level = step_ratio, steps_per_level
 
     def check_score(self, score: Score) -> None:
+        """Raise a ValueError where the score has no log-density."""
         if not isinstance(score, Density):
             raise ValueError(
                 f"MALA accepts and rejects by log p_σ, which {type(score).__name__} does not have; "
                 "use score=energy, or the exact score (ExactScore, score=exact)"
             )
 
-    def level(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        index: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def level(self, score: Score, x: State, sigmas: Sigmas, index: int, *, generator: Generator | None) -> State:
+        """T proposals, each accepted or rejected for every chain alone."""
         assert isinstance(score, Density)
         sigma = sigmas[index]
         alpha = self.step_ratio * float(sigma) ** 2
@@ -73,5 +66,5 @@ class MALA(Chain):
         return x
 
     def evaluations(self, num_levels: int) -> int:
-        """Of the score, each with one of the density."""
+        """T + 1 a level, each with one of the log-density, and one to denoise."""
         return num_levels * (self.steps_per_level + 1) + self.denoise

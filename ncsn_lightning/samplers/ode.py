@@ -1,4 +1,4 @@
-r"""The probability-flow ODE, which carries p_σ to p_σ' without any noise:
+r"""Samplers that solve the probability-flow ODE, which carries p_σ to p_σ' without any noise:
 
 $$\frac{dx}{d\sigma} = -\sigma\, s(x, \sigma) = \frac{x - D(x, \sigma)}{\sigma}, \qquad D = x + \sigma^2 s$$
 
@@ -13,18 +13,17 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 from torchdiffeq import odeint
 
 from ..core.validation import Count, Positive, strict
 from ..models.scores import Score
-from .base import Prior, Sampler, Stepper
+from .base import Level, Prior, Sampler, Sigmas, State, Stepper
 
 
 class NotSolvedError(ValueError):
-    """The ODE cannot be solved as asked; the message says where, and what to change."""
+    """The ODE cannot be solved to the given tolerance; the message says at which σ, and what to change."""
 
 
 class Euler(Stepper):
@@ -37,18 +36,12 @@ class Euler(Stepper):
         prior: see `Sampler`.
     """
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
+        """Euler's step along the slope at `sigma`."""
         return x + sigma * (sigma - lower) * score(x, sigma)
 
     def evaluations(self, num_levels: int) -> int:
+        """One a step, and one to denoise."""
         return num_levels - 1 + self.denoise
 
 
@@ -63,25 +56,17 @@ class Heun(Stepper):
         prior: see `Sampler`.
     """
 
-    def step(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigma: Float[Tensor, ""],
-        lower: Float[Tensor, ""],
-        *,
-        generator: torch.Generator | None,
-    ) -> Float[Tensor, "n 2"]:
+    def step(self, score: Score, x: State, sigma: Level, lower: Level, *, generator: Generator | None) -> State:
+        """One step of `heun_step`."""
         return heun_step(score, x, sigma, lower)
 
     def evaluations(self, num_levels: int) -> int:
+        """Two a step, and one to denoise."""
         return 2 * (num_levels - 1) + self.denoise
 
 
-def heun_step(
-    score: Score, x: Float[Tensor, "n 2"], sigma: Float[Tensor, ""], lower: Float[Tensor, ""]
-) -> Float[Tensor, "n 2"]:
-    """One step of Heun's rule in σ (Karras et al., 2022, Algorithm 1, lines 4 to 8)."""
+def heun_step(score: Score, x: State, sigma: Level, lower: Level) -> State:
+    """Take one step of Heun's rule in σ (Karras et al., 2022, Algorithm 1, lines 4 to 8)."""
     slope = -sigma * score(x, sigma)
     end = x + (lower - sigma) * slope
     return x + (lower - sigma) / 2 * (slope - lower * score(end, lower))
@@ -94,10 +79,11 @@ class Multistep(Sampler):
 
     $$x_{i+1} = e^{-h} x_i + \int_0^h e^{\tau - h} D(\lambda_i + \tau)\, d\tau,$$
 
-    where D is replaced by the polynomial in λ through its last three values. No ladder is assumed. The first step has
-    no past: its polynomial goes through D at both its ends, the second predicted by Euler, at one more evaluation, so
-    that the third order is not lost there. Sources: DPM-Solver++, Lu et al., 2022, §4 (the multistep idea, on data
-    prediction); Exponential Time Differencing for Stiff Systems, Cox & Matthews, 2002 (ETD2RK, the first step).
+    where D is replaced by the polynomial in λ through its last three values. The levels may be spaced in any way. The
+    first step has no past values: its polynomial goes through D at both ends of the step, where Euler's rule predicts
+    the second end. This costs one evaluation more and keeps the third order. Sources: DPM-Solver++, Lu et al., 2022, §4
+    (the multistep idea, on data prediction); Exponential Time Differencing for Stiff Systems, Cox & Matthews, 2002
+    (ETD2RK, the first step).
 
     Args:
         denoise: see `Sampler`.
@@ -108,14 +94,8 @@ class Multistep(Sampler):
     def __init__(self, *, denoise: bool = True, prior: Prior = "moment_matched") -> None:
         super().__init__(prior=prior, denoise=denoise)
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
+        """Yield the state after each step of the extrapolated polynomial, the last state twice."""
         past: list[tuple[float, Tensor]] = []  # λ and D, the newest first
         for sigma, lower in pairwise(sigmas):
             past = [_denoised(score, x, sigma), *past[:2]]
@@ -130,21 +110,20 @@ class Multistep(Sampler):
         yield x
 
     def evaluations(self, num_levels: int) -> int:
+        """One a step, one more for the first step, and one to denoise."""
         return num_levels * (num_levels > 1) + self.denoise
 
 
-def _denoised(score: Score, x: Float[Tensor, "n 2"], sigma: Float[Tensor, ""]) -> tuple[float, Float[Tensor, "n 2"]]:
+def _denoised(score: Score, x: State, sigma: Level) -> tuple[float, State]:
     """λ = −ln σ and D(x, σ)."""
     return -math.log(sigma), x + sigma**2 * score(x, sigma)
 
 
-def _extrapolated(
-    x: Float[Tensor, "n 2"], known: list[tuple[float, Tensor]], lower: Float[Tensor, ""]
-) -> Float[Tensor, "n 2"]:
-    r"""The step to `lower` from the level of `known[0]`, with Newton's polynomial of D through one to three points.
+def _extrapolated(x: State, known: list[tuple[float, Tensor]], lower: Level) -> State:
+    r"""Step from the level of `known[0]` to `lower`, with Newton's polynomial of D through one to three points.
 
-    $D \approx D_0 + d_1 \tau + d_2 \tau (\tau - \tau_1)$, with divided differences d and τ = 0 at the first point, is
-    weighed with $I_k = \int_0^h e^{\tau - h} \tau^k d\tau$.
+    $D \approx D_0 + d_1 \tau + d_2 \tau (\tau - \tau_1)$, with divided differences d and τ = 0 at the first point; its
+    powers of τ are weighted by $I_k = \int_0^h e^{\tau - h} \tau^k d\tau$.
     """
     times, values = zip(*known, strict=True)
     h = -math.log(lower) - times[0]
@@ -161,16 +140,16 @@ def _extrapolated(
 
 
 class AdaptiveODE(Sampler):
-    r"""Steps chosen to keep an error below a tolerance, by torchdiffeq, in $\lambda = -\ln\sigma$.
+    r"""Adaptive steps of torchdiffeq in $\lambda = -\ln\sigma$, which keep the error of each below a tolerance.
 
-    One solution runs from σ_1 to σ_L; the ladder between them only says where the states are looked at, and changes no
-    cost. The error is the root mean square over all chains together.
+    One solution runs from σ_1 to σ_L. The levels between them only decide where states are returned, and cost nothing.
+    The error is the root mean square over all chains together.
 
     Args:
         method: Runge-Kutta pair: `bosh3` of order 3 (3 evaluations a step), `dopri5` of 5 (6) or `dopri8` of 8 (13).
         rtol: tolerance relative to the state.
         atol: absolute tolerance, in data units.
-        max_evaluations: of the score; beyond them the solver is stopped with an error.
+        max_evaluations: of the score; the solver that needs more stops with an error.
         denoise: see `Sampler`.
         prior: see `Sampler`.
     """
@@ -190,18 +169,11 @@ class AdaptiveODE(Sampler):
         self.method, self.rtol, self.atol = method, rtol, atol
         self.max_evaluations = max_evaluations
 
-    def states(
-        self,
-        score: Score,
-        x: Float[Tensor, "n 2"],
-        sigmas: Float[Tensor, "levels"],
-        *,
-        generator: torch.Generator | None,
-    ) -> Iterator[Float[Tensor, "n 2"]]:
-        """Solve at once, then yield.
+    def states(self, score: Score, x: State, sigmas: Sigmas, *, generator: Generator | None) -> Iterator[State]:
+        """Solve from σ_1 to σ_L at once, then yield the state at every level, the last one twice.
 
         Raises:
-            NotSolvedError: the tolerance cannot be kept, or not within `max_evaluations`.
+            NotSolvedError: the tolerance cannot be kept, or not with `max_evaluations`.
         """
         if len(sigmas) > 1:
             _, *states = self._solve(score, x, sigmas)
@@ -209,16 +181,15 @@ class AdaptiveODE(Sampler):
             x = states[-1]
         yield x
 
-    def _solve(
-        self, score: Score, x: Float[Tensor, "n 2"], sigmas: Float[Tensor, "levels"]
-    ) -> Float[Tensor, "levels n 2"]:
+    def _solve(self, score: Score, x: State, sigmas: Sigmas) -> Float[Tensor, "levels n 2"]:
+        """The states at all levels."""
         times, spent, sigma = -sigmas.double().log(), 0, sigmas[0]
 
         def drift(time: Tensor, x: Tensor) -> Tensor:
             nonlocal spent, sigma
             spent, sigma = spent + 1, (-time).exp().to(x.dtype)
             slope = sigma**2 * score(x, sigma)
-            # Assertions, as torchdiffeq's own are, for all that keeps it from its end.
+            # torchdiffeq reports its own failures as AssertionError too; one handler below catches all of them.
             assert spent <= self.max_evaluations, f"max_evaluations={self.max_evaluations} exceeded"
             assert slope.isfinite().all(), "the score is not finite"
             return slope
@@ -233,5 +204,5 @@ class AdaptiveODE(Sampler):
             ) from error
 
     def evaluations(self, num_levels: int) -> int:
-        """The budget: what the walk takes depends on score and tolerance, and is counted as it goes."""
+        """The budget; how many a walk really takes depends on the score and the tolerance."""
         return self.max_evaluations * (num_levels > 1) + self.denoise
