@@ -9,7 +9,6 @@ from typing import Any, get_args
 from ..config.build import Builder
 from ..config.plain import config_hash, packages, value_at
 from ..models.scores import ExactScore, Score
-from ..objectives.regression_targets import Exact
 from ..plotting import Format
 from ..runs.load import Run, load_run, take_threads
 from ..samplers.base import Sampler
@@ -18,7 +17,13 @@ from ..training.module import HasScore
 from .walks import Chains
 
 RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer", "data", "module", "trainer")
-"""What of a configuration decides how well a network can learn its targets."""
+"""Keys of a configuration that decide how well a network can learn its targets."""
+
+EXACT_SCORE = "ncsn_lightning.models.ExactScore"
+"""The class that `score=exact` names."""
+
+EXACT_OBJECTIVE = "ncsn_lightning.objectives.Exact"
+"""The class that `objective=exact` names."""
 
 
 class Question:
@@ -73,7 +78,7 @@ class Question:
         others = [
             key for key in RECIPE if config_hash({key: self.run.config[key]}) != config_hash({key: ceiling.config[key]})
         ]
-        if ceiling.config["objective"]["_target_"] != f"{Exact.__module__}.Exact":
+        if ceiling.config["objective"]["_target_"] != EXACT_OBJECTIVE:
             others.append("objective")
         if others:
             self.builder.refuse(
@@ -104,7 +109,7 @@ class Question:
     def _asks_for_the_truth(self, config: dict[str, Any]) -> bool:
         """Whether the exact score takes the network's place; any other score would have to be trained."""
         name = (config.get("score") or {}).get("_target_")
-        if name not in (None, f"{ExactScore.__module__}.ExactScore"):
+        if name not in (None, EXACT_SCORE):
             self.builder.refuse(f"score={name}: a run has its own network; choose exact, or leave it out")
         return name is not None
 
