@@ -26,6 +26,7 @@ from torch import nn
 from ..distributions.base import Distribution
 from ..objectives.regression_targets import Objective
 from ..samplers.base import Sampler
+from .moved import present_name
 from .plain import FILES, NODE, Refusal, nearest
 
 MODEL_KINDS = (nn.Module, Sampler, torch.optim.Optimizer)
@@ -95,6 +96,7 @@ class Builder:
         self.trust, self.kinds = trust, kinds
         self.built: dict[str, Any] = dict(given or {})
         self.refused: dict[str, None] = {}
+        self.moved: dict[tuple[str, str], str] = {}
 
     def build(self, path: str, kind: type = object) -> Any:
         """The object of the node at `path`, made once; a refused one is noted and stands in as broken."""
@@ -160,10 +162,18 @@ class Builder:
             self.refuse(f"{label}{_first_line(error)}")
             return None
 
+    @property
+    def lines(self) -> list[str]:
+        """A line for each wrong value, and one for all classes that are named where they no longer are."""
+        if not self.moved:
+            return [*self.refused]
+        moved = ", ".join(f"{key}={now} (was {before})" for (key, before), now in self.moved.items())
+        return [*self.refused, f"classes have moved: {moved}; give the new names, or use the version that wrote these"]
+
     def check(self) -> None:
-        """Raise all that was refused, a line each."""
-        if self.refused:
-            raise Refusal("\n".join(self.refused))
+        """Raise a Refusal with all wrong values, if there are any."""
+        if lines := self.lines:
+            raise Refusal("\n".join(lines))
 
     def settled(self) -> dict[str, Any]:
         """The plain configuration, automatic values filled in, files named so that any folder knows them."""
@@ -262,12 +272,11 @@ class Builder:
             return _BROKEN
         try:
             target = pkgutil.resolve_name(str(name))
-        except AttributeError as error:
-            classes = [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)]
-            self.refuse(f"{label}: {_first_line(error)}; {nearest(str(error.name), classes)}")
-            return _BROKEN
-        except (ImportError, ValueError, TypeError) as error:
-            self.refuse(f"{label}: {_first_line(error)}; give module.Class")
+        except (AttributeError, ImportError, ValueError, TypeError) as error:
+            if now := present_name(str(name)):
+                self.moved[f"{path}._target_", str(name)] = now
+            else:
+                self.refuse(f"{label}: {_first_line(error)}; {_remedy(str(name), error)}")
             return _BROKEN
         if self.trust is not None and not (
             isinstance(target, type)
@@ -277,6 +286,13 @@ class Builder:
             self.refuse(f"{label}: no class that may be named here, and not called; use a run of your own")
             return _BROKEN
         return target
+
+
+def _remedy(name: str, error: Exception) -> str:
+    """What to write for a name that cannot be resolved: the most similar class of the module, if there is a module."""
+    if not isinstance(error, AttributeError) or not name.endswith(f".{error.name}"):
+        return "give module.Class"
+    return nearest(error.name, [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)])
 
 
 def _lies_in(name: str, packages: tuple[str, ...]) -> bool:

@@ -38,7 +38,7 @@ def refused(config: dict[str, Any], *, overrides: list[str]) -> list[str]:
     for path in (name for name in SEEN if config.get(name) is not None):
         builder.build(path)
     check_parts(builder)
-    return list(builder.refused)
+    return builder.lines
 
 
 def check_parts(builder: Builder) -> None:
