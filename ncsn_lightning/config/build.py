@@ -96,7 +96,7 @@ class Builder:
         self.trust, self.kinds = trust, kinds
         self.built: dict[str, Any] = dict(given or {})
         self.refused: dict[str, None] = {}
-        self.moved: dict[tuple[str, str], str] = {}
+        self.moved: dict[str, str] = {}
 
     def build(self, path: str, kind: type = object) -> Any:
         """The object of the node at `path`, made once; a refused one is noted and stands in as broken."""
@@ -167,8 +167,10 @@ class Builder:
         """A line for each wrong value, and one for all classes that are named where they no longer are."""
         if not self.moved:
             return [*self.refused]
-        moved = ", ".join(f"{key}={now} (was {before})" for (key, before), now in self.moved.items())
-        return [*self.refused, f"classes have moved: {moved}; give the new names, or use the version that wrote these"]
+        (label, first), *others = self.moved.items()
+        more = f"; others have moved too, to {', '.join(dict.fromkeys(now for _, now in others))}" if others else ""
+        remedy = "give the new names, or use the version that wrote the old ones"
+        return [*self.refused, f"{label}: this class is now {first}{more}; {remedy}"]
 
     def check(self) -> None:
         """Raise a Refusal with all wrong values, if there are any."""
@@ -274,7 +276,7 @@ class Builder:
             target = pkgutil.resolve_name(str(name))
         except (AttributeError, ImportError, ValueError, TypeError) as error:
             if now := present_name(str(name)):
-                self.moved[f"{path}._target_", str(name)] = now
+                self.moved[label] = now
             else:
                 self.refuse(f"{label}: {_first_line(error)}; {_remedy(str(name), error)}")
             return _BROKEN
