@@ -294,7 +294,7 @@ def _remedy(name: str, error: Exception) -> str:
     """What to write for a name that cannot be resolved: the most similar class of the module, if there is a module."""
     if not isinstance(error, AttributeError) or not name.endswith(f".{error.name}"):
         return "give module.Class"
-    return nearest(error.name, [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)])
+    return nearest(str(error.name), [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)])
 
 
 def _lies_in(name: str, packages: tuple[str, ...]) -> bool:

@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -147,23 +147,16 @@ def _elsewhere(answer: JobReturn) -> bool:
     return answer.status == JobStatus.COMPLETED and answer.return_value == ELSEWHERE
 
 
-Record = Callable[[list[Planned]], None]
-"""Notes the jobs of a command in its sweep's folder."""
-
-Say = Callable[[str], None]
-"""Prints a line."""
-
-
 @dataclass(frozen=True)
 class Rounds:
-    """The jobs of a command.
+    """The jobs of a command, to be run round by round.
 
     Attributes:
         opening: what they are, in a few words.
-        sample: jobs that are built before the first one begins, for what is wrong with any of them.
-        total: how many there will be.
-        names: their hashes, round by round; whoever asks for a round has run the one before.
-        well: states in which they may end.
+        sample: jobs that are built before the first one begins, so that wrong values are refused in time.
+        total: how many jobs there will be.
+        names: the hashes of the jobs of each round. The next round is asked for when the one before has been run.
+        well: states in which the jobs should end.
     """
 
     opening: str
@@ -173,14 +166,15 @@ class Rounds:
     well: tuple[State, ...] = ("finished",)
 
 
-def grid(jobs: list[Planned], runner: JobRunner, record: Record, *, retry_failed: bool) -> Rounds:
-    """One round of all that is left of some jobs."""
+def grid(jobs: list[Planned], runner: JobRunner, *, retry_failed: bool) -> Rounds:
+    """One round with all jobs of a grid that are left.
+
+    Args:
+        jobs: of the grid, finished or not.
+        runner: is given all of them.
+        retry_failed: whether those that failed or diverged are run again.
+    """
     runner.add(jobs)
     names = runner.unfinished(retry_failed=retry_failed)
-
-    def once() -> Iterator[list[str]]:
-        record(jobs)
-        yield names
-
     opening = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}, {len(jobs) - len(names)} done before"
-    return Rounds(opening, [runner.jobs[name] for name in names], len(jobs), once())
+    return Rounds(opening, [runner.jobs[name] for name in names], len(jobs), iter([names]))

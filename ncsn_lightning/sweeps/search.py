@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
+from rich.console import Console
 
 from ..config.plain import Refusal, can_change_result
 from .folder import Job
 from .optuna_study import Journal, demand_optuna, distribution, ends, text
 from .planning import OF_THE_SWEEP, Planned, Planner, choices
-from .runner import JobRunner, Record, Rounds, Say
+from .runner import JobRunner, Rounds
+from .terminal import print_line
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -66,19 +68,14 @@ class Search:
         self._jobs: dict[int, list[Planned]] = {}
         self._begun: set[int] = set()
 
-    def rounds(self, record: Record, say: Say) -> Rounds:
-        """What is left of the search.
-
-        Args:
-            record: is told all jobs of the study, whenever there are more.
-            say: is told what each trial gave.
-        """
+    def rounds(self, console: Console) -> Rounds:
+        """What is left of the search; prints what each trial gave."""
         trials = self._add(self.journal.trials())
         done = sum(trial.state.is_finished() for trial in trials)
         opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
         sample = self._corners() if done < self.n_trials else []
         total = max(self.n_trials, len(trials)) * self.seeds
-        return Rounds(opening, sample, total, self._names(record, say), well=("finished", "diverged"))
+        return Rounds(opening, sample, total, self._names(console), well=("finished", "diverged"))
 
     def jobs(self, trial: FrozenTrial) -> list[Planned]:
         """Those of a trial, one a seed."""
@@ -97,9 +94,12 @@ class Search:
         overrides = [[f"{key}={point[key]}"] if key in point else choices(o) for key, o in self.overrides.items()]
         return [self.planner.job(list(line), swept=self.swept) for line in itertools.product(*overrides)]
 
-    def _names(self, record: Record, say: Say) -> Iterator[list[str]]:
+    def _names(self, console: Console) -> Iterator[list[str]]:
+        """The hashes of the jobs of each round; those of the last round are none, for then nothing is left."""
         tried: set[str] = set()  # two trials may be one point
-        while trials := self._next(record, say):
+        trials: list[FrozenTrial] | None = None
+        while trials or trials is None:
+            trials = self._next(console)
             self._begun |= {trial.number for trial in trials}
             names = dict.fromkeys(job.hash for trial in trials for job in self.jobs(trial))
             left = [name for name in names if name not in tried and self.runner.read(name).state not in self._settled]
@@ -107,27 +107,25 @@ class Search:
             yield left
         values = {trial.value: trial for trial in self.journal.trials() if trial.value is not None}
         if values:
-            say(f"best: score error {min(values):.4g} at {_label(values[min(values)])}")
+            print_line(console, f"best: score error {min(values):.4g} at {_label(values[min(values)])}")
 
     @property
     def _settled(self) -> tuple[str, ...]:
         """States of jobs with which nothing more is to be done."""
         return ("finished", "diverged") if self.retry_failed else ("finished", "diverged", "failed")
 
-    def _next(self, record: Record, say: Say) -> list[FrozenTrial]:
+    def _next(self, console: Console) -> list[FrozenTrial]:
         """Tell the study what has ended, and take the open trials of its last round, or those of a new one."""
         with self.journal.held() as study:
-            trials = self._add(self.journal.whole(study))  # of which another process may have begun some
+            trials = self._add(self.journal.whole(study))  # another process may have begun some of them
             for index, trial in enumerate(trials):
                 if not trial.state.is_finished() and (result := self._tell(study, trial)):
-                    say(f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
+                    print_line(console, f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
             trials = self.journal.whole(study)
             round_end = math.ceil(len(trials) / self.at_once) * self.at_once
             if not self._waiting(trials) and round_end == len(trials):
                 round_end += self.at_once
-            trials = self._add(self.journal.propose(study, until=min(round_end, self.n_trials)))
-            record([job for trial in trials for job in self.jobs(trial)])
-        return self._waiting(trials)
+            return self._waiting(self._add(self.journal.propose(study, until=min(round_end, self.n_trials))))
 
     def _add(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """The trials, once the runner has their jobs."""

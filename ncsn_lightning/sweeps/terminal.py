@@ -45,10 +45,12 @@ class View:
         runner: whose jobs they are; a search adds to them.
         total: how many there will be.
         console: where to.
-        look: called with all jobs, at every look.
+        look: called with all jobs, whenever their folders have been looked at.
     """
 
-    def __init__(self, runner: JobRunner, *, total: int, console: Console, look: Callable[[list[Job]], None]) -> None:
+    def __init__(
+        self, runner: JobRunner, *, total: int, console: Console, look: Callable[[list[Job]], None] = lambda jobs: None
+    ) -> None:
         self.runner, self.total, self.console, self.look = runner, total, console, look
         self.jobs = {name: runner.read(name) for name in runner.jobs}
         self.before = sum(job.state == "finished" for job in self.jobs.values())
@@ -96,7 +98,7 @@ class View:
         self.jobs[new.hash] = new
         if (not old or new.state != old.state) and new.summary and not self._live:
             done = sum(job.state == "finished" for job in self.jobs.values())
-            self.console.print(f"{done} of {self.total} finished; {_line(new)}", soft_wrap=True, markup=False)
+            print_line(self.console, f"{done} of {self.total} finished; {_line(new)}")
 
     def render(self) -> RenderableType:
         """The live view: a bar, the counts, the best job so far, the time left, and what runs."""
@@ -134,6 +136,11 @@ class View:
     def _best(self) -> Job | None:
         scored = [job for job in self.jobs.values() if job.state == "finished" and math.isfinite(_score(job))]
         return min(scored, key=_score, default=None)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it stands: not folded to the console's width, nor read for rich's markup."""
+    console.print(line, soft_wrap=True, markup=False)
 
 
 def table(jobs: list[Job], console: Console) -> RenderableType:
