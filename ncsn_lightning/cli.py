@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config.help import help_text
 from .config.messages import FULL, log_files, one_line
-from .config.overrides import as_text, at_home, check_launcher, check_single, refused_overrides
+from .config.overrides import as_text, check_launcher, check_no_sweep, expand_home, refused_overrides
 from .config.plain import Refusal, config_folder, config_hash, packages, plain, read_config, write_config
 from .core import signals
 from .core.lease import STALE, WATCH, Holder, Lease, holder, take
@@ -241,10 +241,10 @@ def _run(command: str, task: Task) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
 
     def checked() -> None:
-        arguments = map(at_home, sys.argv[1:])
+        arguments = map(expand_home, sys.argv[1:])
         sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # as argparse needs
         check_launcher(sys.argv[1:])
-        check_single(command, sys.argv[1:])
+        check_no_sweep(command, sys.argv[1:])
         main()
 
     if "--version" in sys.argv[1:]:

@@ -53,7 +53,7 @@ def _system_line(error: OSError) -> str:
 
 
 def log_error() -> None:
-    """Write the error that is being handled, with its traceback, into the log files; the console shows only one line."""
+    """Write the error that is being handled, with its traceback, into the log files; the console shows one line."""
     failure = sys.exc_info()
     if stop := _stopped_by(failure[1]):
         record = log.makeRecord(log.name, logging.INFO, __file__, 0, stop, (), None)

@@ -162,7 +162,8 @@ def write_config(folder: Path, config: dict[str, Any], overrides: list[str]) -> 
 def config_hash(config: dict[str, Any]) -> str:
     """Ten letters and digits: a hash of everything in a plain configuration that can change the result.
 
-    A file counts by its content and not by its name. The first character is always a letter, because Hydra and
+    It is taken before automatic values are filled in, for they follow from the target. A file counts by its content and
+    not by its name. The first character is always a letter, because Hydra and
     spreadsheets would take `9066e21528` for a number.
     """
     contents = {key: digest for key in FILES if (digest := _digest(config, key))}
