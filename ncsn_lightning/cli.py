@@ -67,7 +67,7 @@ def _train(cfg: DictConfig) -> float | str:
         return {**plain(cfg), "run_id": "-".join(folder.parts[-2:])}
 
     if settings.runtime.choices["hydra/sweeper"] == "resuming" and settings.mode == RunMode.MULTIRUN:
-        return job.run(lambda: job.named(compose(), folder), overrides=overrides, folder=folder)
+        return job.run(lambda: job.with_names(compose(), folder), overrides=overrides, folder=folder)
     with _refusing(folder):
         if sweep := settings.runtime.choices.get("sweep"):
             raise Refusal(f"sweep={sweep}: this runs one job; add -m for all of the sweep")

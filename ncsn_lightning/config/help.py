@@ -45,7 +45,7 @@ GROUPS = {
 
 KEYS = {
     "evaluation.samples.metrics.sliced_wasserstein2.num_angles": "how many directions points are projected on",
-    "evaluation.samples.metrics.coverage_gap.neighbours": "k: a draw is covered if a sample is as near as its k-th draw",
+    "evaluation.samples.metrics.coverage_gap.neighbours": "a draw is covered by a sample nearer than its k-th draw",
     "evaluation.likelihood.seed": "the seed of the draws of the target whose likelihood is measured",
     "evaluation.likelihood.solver.steps": "steps of the Runge-Kutta rule from the data to the prior; at least 8",
     "evaluation.split.num_levels": "the number of levels at which the error is split into its parts",
