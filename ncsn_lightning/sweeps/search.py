@@ -1,8 +1,8 @@
-"""A search for the best point of a space: Optuna proposes a few, they are trained, it is told, and proposes again.
+"""A search for the best point of a space: Optuna proposes some points, is told their values, and proposes again.
 
-A trial is one point, trained once for each seed; its value is the mean score error. Where a job diverged there is none,
-and the trial counts as pruned, which is worse than any value. Where a job failed the trial stays open, for the next
-command to try again. All else is as in a grid, `sweep.json` and the report included.
+A trial is one point, trained once for each seed; its value is the mean score error. If a job diverged the trial has no
+value and counts as pruned, which is worse than any value. If a job failed the trial stays open, and the next command
+tries the job again. Everything else is as in a grid, `sweep.json` and the report included.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Search:
     """A search in a sweep's folder.
 
     Args:
-        arguments: overrides, with all that their values may be.
+        arguments: overrides, each with a value, a list of values or a range.
         planner: of the command.
-        runner: gets the jobs of all trials.
-        n_trials: that the study is to have in the end.
-        n_jobs: that are trained before Optuna proposes again, as far as trials can be halved.
+        runner: is given the jobs of all trials.
+        n_trials: the number of trials that the study should have in the end.
+        n_jobs: the number of jobs that are trained before Optuna proposes again, rounded up to whole trials.
         retry_failed: whether failed jobs are tried again.
 
     Raises:
-        Refusal: there is nothing to search, or the study in the folder is another one.
+        Refusal: there is nothing to search, or the study in the folder has another setting.
     """
 
     def __init__(
@@ -78,24 +78,25 @@ class Search:
         return Rounds(opening, sample, total, self._names(console), well=("finished", "diverged"))
 
     def jobs(self, trial: FrozenTrial) -> list[Planned]:
-        """Those of a trial, one a seed."""
+        """The jobs of a trial, one for each seed."""
         if trial.number not in self._jobs:
             self._jobs[trial.number] = self._at({key: text(value) for key, value in trial.params.items()})
         return self._jobs[trial.number]
 
     def _corners(self) -> list[Planned]:
-        """Jobs in which every parameter takes both its ends, or all its choices."""
+        """A few jobs in which every parameter takes both its ends, or all its choices, to be checked at the start."""
         values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
         longest = max(map(len, values.values()))
         points = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
         return [job for point in points for job in self._at(point)]
 
     def _at(self, point: dict[str, str]) -> list[Planned]:
+        """The jobs of a point, given by its parameters' values, one for each seed."""
         overrides = [[f"{key}={point[key]}"] if key in point else choices(o) for key, o in self.overrides.items()]
         return [self.planner.job(list(line), swept=self.swept) for line in itertools.product(*overrides)]
 
     def _names(self, console: Console) -> Iterator[list[str]]:
-        """The hashes of the jobs of each round; those of the last round are none, for then nothing is left."""
+        """The hashes of the jobs of each round; the last round has none, for then no trial is left."""
         tried: set[str] = set()  # two trials may be one point
         trials: list[FrozenTrial] | None = None
         while trials or trials is None:
@@ -111,11 +112,11 @@ class Search:
 
     @property
     def _settled(self) -> tuple[str, ...]:
-        """States of jobs with which nothing more is to be done."""
+        """The states of jobs that are not run again."""
         return ("finished", "diverged") if self.retry_failed else ("finished", "diverged", "failed")
 
     def _next(self, console: Console) -> list[FrozenTrial]:
-        """Tell the study what has ended, and take the open trials of its last round, or those of a new one."""
+        """Tell the study the values of ended trials; return the open trials of the last round, or of a new one."""
         with self.journal.held() as study:
             trials = self._add(self.journal.whole(study))  # another process may have begun some of them
             for index, trial in enumerate(trials):
@@ -128,17 +129,17 @@ class Search:
             return self._waiting(self._add(self.journal.propose(study, until=min(round_end, self.n_trials))))
 
     def _add(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The trials, once the runner has their jobs."""
+        """Give the jobs of trials to the runner, and return the trials."""
         for trial in trials:
             self.runner.add(self.jobs(trial))
         return trials
 
     def _waiting(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Those to which this command has not seen yet."""
+        """The open trials that this command has not begun yet."""
         return [trial for trial in trials if not trial.state.is_finished() and trial.number not in self._begun]
 
     def _tell(self, study: Study, trial: FrozenTrial) -> str:
-        """Tell what a trial gave, and return it in words; empty while a job of it has not ended."""
+        """Tell the study the value of a trial, and return it in words; empty while a job of the trial has not ended."""
         from optuna.trial import TrialState
 
         jobs = [self.runner.read(job.hash) for job in self.jobs(trial)]
@@ -158,7 +159,7 @@ def _label(trial: FrozenTrial) -> str:
 
 
 def _value(jobs: list[Job]) -> float | None:
-    """The mean score error; None where there is none, or no finite one."""
+    """The mean score error of jobs; None unless all of them finished and it is finite."""
     if any(job.state != "finished" for job in jobs):
         return None
     mean = math.fsum(float(job.metrics.get("score_error", math.nan)) for job in jobs) / len(jobs)
@@ -166,7 +167,7 @@ def _value(jobs: list[Job]) -> float | None:
 
 
 def _setting(overrides: dict[str, Override]) -> dict[str, str]:
-    """All that a trial's value depends on: values by their keys, without blanks."""
+    """The overrides on which a trial's value depends: their values by their keys, without blanks."""
     settings: dict[str, Any] = {
         key: str(override.input_line).partition("=")[2].replace(" ", "")
         for key, override in overrides.items()
