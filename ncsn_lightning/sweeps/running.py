@@ -31,16 +31,16 @@ from .same_trainings import fingerprint, idle_lines
 from .terminal import View, print_line, table
 
 CHILDREN = ("joblib",)
-"""Launchers whose jobs train in child processes of the sweep's."""
+"""Launchers whose jobs train in child processes of the sweep."""
 
 HERE = ("basic", *CHILDREN)
 """Launchers whose jobs train on this machine."""
 
 IN_A_QUEUE = 16
-"""Jobs of a search that are proposed at once where each waits for its turn."""
+"""The number of jobs of a search that are proposed at once if they wait in a queue, such as Slurm's."""
 
 
-class Unfinished(RuntimeError):  # noqa: N818  (it names what the sweep is)
+class Unfinished(RuntimeError):  # noqa: N818  (it names the state of the sweep)
     """Not every job of the command finished; the message says how many, and what to do."""
 
 
@@ -198,7 +198,7 @@ def _demand_count(name: str, options: DictConfig) -> None:
 
 
 def _demand_place(folder: Path) -> None:
-    """Raise OSError where a folder cannot be made, before anything is done for it."""
+    """Raise OSError if a folder cannot be made, before anything is planned."""
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -250,7 +250,7 @@ def _refuse(lines: Iterable[str]) -> None:
 
 
 def _kind(job: Planned) -> str:
-    """What jobs have in common that differ in their seed alone."""
+    """A hash that jobs share if they differ in their seed alone."""
     return config_hash({**job.config, "seed": None})
 
 
@@ -268,7 +268,7 @@ def _question(config: DictConfig) -> str | None:
 
 
 def _command() -> str:
-    """What a shell runs this command with again."""
+    """The command line that runs this command again, quoted for a shell."""
     program, *arguments = sys.argv
     name = os.path.relpath(program) if program.endswith(".py") else Path(program).name
     return shlex.join([*(["python"] if program.endswith(".py") else []), name, *arguments])
