@@ -167,8 +167,8 @@ def test_seeds_that_move_all_configurations_alike_do_not_hide_a_difference(tmp_p
     assert found.best.standard_error == pytest.approx(np.std(list(better.values()), ddof=1) / 2)
     assert found.ties == []
     best, other = found.comparisons
-    assert not best.told
-    assert other.told
+    assert not best.differs
+    assert other.differs
     assert found.ratios
     assert other.effect == pytest.approx(1.1, abs=1e-5)
     assert 1.09 < other.low < 1.1 < other.high < 1.11
@@ -213,7 +213,7 @@ def test_without_a_common_seed_nothing_is_told(tmp_path):
     values = {(0, 0, 0): 0.1, (0, 0, 1): 0.1, (1, 0, 2): 9.0, (1, 0, 3): 9.1}
     best, other = answer(sweep_of(tmp_path, values)).comparisons
     assert best.configuration.overrides["a"] == "0"
-    assert (other.seeds, other.low, other.high, other.told) == (0, 0.0, math.inf, False)
+    assert (other.seeds, other.low, other.high, other.differs) == (0, 0.0, math.inf, False)
 
 
 def test_the_best_has_all_its_seeds(tmp_path):
