@@ -5,10 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import t
 
 from ncsn_lightning.report import answer
-from ncsn_lightning.report.bootstrap import paired_interval, student_quantile
+from ncsn_lightning.report.bootstrap import paired_interval
 from ncsn_lightning.report.grid import importance_shares, is_grid, variance_shares
 from ncsn_lightning.report.idle import Span
 from ncsn_lightning.report.importance import importances
@@ -123,12 +122,6 @@ def test_the_variance_of_a_logarithm_is_that_of_ratios(tmp_path):
 
 
 # Paired bootstrap
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 99])
-def test_student_quantile(freedom):
-    for p in (0.6, 0.95, 0.975, 0.999):
-        assert student_quantile(p, freedom) == pytest.approx(t.ppf(p, freedom), rel=1e-8)
 
 
 @pytest.mark.parametrize("n", [3, 5, 12])

@@ -42,10 +42,5 @@ def paired_interval(differences: Array, *, confidence: float = CONFIDENCE) -> tu
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws @ differences, [tail, 1 - tail], axis=0)
-    widening = student_quantile(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail) * math.sqrt(n / (n - 1))
+    widening = float(stdtrit(n - 1, 1 - tail)) / NormalDist().inv_cdf(1 - tail) * math.sqrt(n / (n - 1))
     return mean + widening * (low - mean), mean + widening * (high - mean)
-
-
-def student_quantile(p: float, freedom: int) -> float:
-    """The quantile p of Student's t distribution with a number of degrees of freedom."""
-    return float(stdtrit(freedom, p))
