@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers: the jobs of a sweep as one array of Slurm.
+"""A launcher, in the package where Hydra looks for launchers: the jobs of a sweep become one job array of Slurm.
 
 Hydra imports this file at every start, for `--help` too, so it imports nothing slow.
 """
@@ -19,28 +19,34 @@ from omegaconf import OmegaConf
 log = logging.getLogger("ncsn_lightning.slurm")
 
 GRACE = 60.0
-"""Seconds that cancelled jobs have to save themselves."""
+"""Seconds that cancelled jobs are given to save themselves."""
 
 
 class NotSubmitted(ValueError):  # noqa: N818  (it names what happened)
-    """Slurm takes no jobs; the message says why."""
+    """Slurm accepted no jobs; the message says why."""
 
 
 class JobsDied(RuntimeError):  # noqa: N818  (it names what happened)
-    """Slurm ended jobs before they could say how; the message names them and their logs."""
+    """Slurm ended jobs before they returned a result; the message names the jobs and their logs."""
 
 
-with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask for this launcher
+with suppress(ModuleNotFoundError):  # this launcher exists only where the extra `slurm` is installed
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher  # type: ignore[import-untyped]
 
     class ArrayLauncher(SlurmLauncher):  # type: ignore[misc]
-        """Submitit's launcher, which leaves at the first job that dies; this one waits until all have ended.
+        """Submitit's launcher, but one that waits until all jobs have ended, even if some of them die.
 
-        Whoever stops the waiting stops the jobs, which save themselves.
+        If the waiting is interrupted, for example by Ctrl-C, the jobs are cancelled and save themselves.
         """
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            """Submit the jobs as one array and wait for their results.
+
+            Raises:
+                NotSubmitted: Slurm accepts no jobs.
+                JobsDied: some jobs ended without a result.
+            """
             jobs = self._submit(job_overrides, initial_job_idx)
             number = jobs[0].job_id.partition("_")[0]
             log.info("submitted as job %s of Slurm; what the jobs print is in %s", number, jobs[0].paths.folder.parent)
@@ -54,6 +60,7 @@ with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask 
             return [returned for returned in returns if returned is not None]
 
         def _submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
+            """Submit the jobs, the first of them with the number `first`; `self.params` are the launcher's options."""
             import submitit
 
             options = dict(self.params)
@@ -78,7 +85,7 @@ with suppress(ModuleNotFoundError):  # without the extra `slurm` nobody can ask 
 
 
 def _result(job: Any) -> JobReturn | None:
-    """What a job returned, once it has ended; None where it died before it could."""
+    """Wait for the result of a job; None if the job died without one."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
@@ -89,7 +96,7 @@ def _result(job: Any) -> JobReturn | None:
 
 
 def _stop(number: str, jobs: list[Any]) -> None:
-    """Cancel the jobs, and give them time."""
+    """Cancel the jobs of an array, and wait up to `GRACE` seconds until they have saved themselves."""
     subprocess.run(["scancel", number], check=False)
     deadline, watcher = time.monotonic() + GRACE, jobs[0].watcher
     while time.monotonic() < deadline:

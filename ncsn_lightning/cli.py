@@ -1,6 +1,6 @@
-"""The commands `ncsn-train`, `ncsn-evaluate` and `ncsn-sample`: arguments in, one clear line out where they are wrong.
+"""The commands `ncsn-train`, `ncsn-evaluate` and `ncsn-sample`, which end with one clear line if an argument is wrong.
 
-Torch is imported only once a configuration stands, so that help and refusals answer at once.
+Torch is imported only once a configuration has been composed, so that help and refusals appear at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config.help import help_text
 from .config.messages import FULL, log_files, one_line
-from .config.overrides import as_text, at_home, check_launcher, check_single, refused_overrides
+from .config.overrides import as_text, check_launcher, check_no_sweep, expand_home, refused_overrides
 from .config.plain import Refusal, config_folder, config_hash, packages, plain, read_config, write_config
 from .core import signals
 from .core.lease import STALE, WATCH, Holder, Lease, holder, take
@@ -59,6 +59,10 @@ def sample() -> None:
 
 
 def _train(cfg: DictConfig) -> float | str:
+    """Train one run, or one job of a sweep, and return its score error.
+
+    A run writes its `config.yaml` before torch is imported, because from then on it can be resumed.
+    """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
@@ -67,17 +71,17 @@ def _train(cfg: DictConfig) -> float | str:
         return {**plain(cfg), "run_id": "-".join(folder.parts[-2:])}
 
     if settings.runtime.choices["hydra/sweeper"] == "resuming" and settings.mode == RunMode.MULTIRUN:
-        return job.run(lambda: job.named(compose(), folder), overrides=overrides, folder=folder)
-    with _refusing(folder):
+        return job.run(lambda: job.with_names(compose(), folder), overrides=overrides, folder=folder)
+    with _removing_if_refused(folder):
         if sweep := settings.runtime.choices.get("sweep"):
             raise Refusal(f"sweep={sweep}: this runs one job; add -m for all of the sweep")
         config = compose()
-        if begun := (folder / "config.yaml").is_file():  # a job that Slurm has started again goes on in its folder
+        if begun := (folder / "config.yaml").is_file():  # a job that Slurm has started again is resumed in its folder
             _check_same(folder, config)
         if (error := _finished_before(folder)) is not None:
             return error
         with _held(folder, f"hydra.run.dir={folder}", overrides) as guards:
-            if not begun and is_first_rank():  # before torch is imported: from here on the run can be gone on with
+            if not begun and is_first_rank():
                 write_config(folder, {"config_hash": config_hash(config), **config}, overrides)
             try:
                 from .config.precheck import refused
@@ -126,6 +130,7 @@ def _sample(cfg: DictConfig) -> None:
 
 
 def _resume(arguments: list[str]) -> None:
+    """Go on with a run in its own folder, or with more steps in a new folder beside it."""
     known = ("resume=", "trust=", "loop=", "trainer.max_steps=", "hydra.run.dir=")
     given = dict(argument.split("=", 1) for argument in arguments if argument.startswith(known))
     if others := [argument for argument in arguments if argument.partition("=")[0] not in given]:
@@ -135,9 +140,9 @@ def _resume(arguments: list[str]) -> None:
         )
     source, folder = _places(given)
     new = source != folder
-    FoldersBefore.found = {path for path in (folder, *folder.parents) if path.exists()}  # which a refusal leaves
-    with _refusing(folder):
-        if read_summary(folder).get("status") == "finished":  # which leaves nothing to take
+    FoldersBefore.found = {path for path in (folder, *folder.parents) if path.exists()}  # a refusal keeps these
+    with _removing_if_refused(folder):
+        if read_summary(folder).get("status") == "finished":  # then there is nothing to train
             _log_as_hydra(folder / "train.log")
             _finished_before(folder)
             return
@@ -160,16 +165,18 @@ def _log_as_hydra(path: Path) -> None:
 
 
 def _places(given: dict[str, str]) -> tuple[Path, Path]:
-    """What a run is gone on with from, and the folder where: its own, unless it is to have another number of steps.
+    """The place from which a run is resumed, a folder or a checkpoint, and the folder in which it goes on.
+
+    A run goes on in its own folder unless `trainer.max_steps` gives it another number of steps.
 
     Raises:
-        Refusal: there is no run, or no reason for another folder.
+        Refusal: there is no run, or another folder is named without another number of steps.
     """
     named, path = f"resume={given['resume']}", Path(as_text(given["resume"])).expanduser().absolute()
     if (path / "sweep.json").is_file():
         raise Refusal(f"{named}: a sweep; give the command that began it again, and it goes on")
     if path.is_file() and path.parent.name == "checkpoints":
-        path = path.parents[1]  # from whichever of its checkpoints, the run comes to the same end
+        path = path.parents[1]  # the run ends the same from any of its checkpoints, so the furthest is as good
     if not path.is_file() and not (path / "config.yaml").is_file() and not [*path.glob("checkpoints/*.ckpt")]:
         raise Refusal(f"{named}: no run's folder, nor a checkpoint; give one of outputs/runs")
     steps = _steps(given)
@@ -191,7 +198,7 @@ def _places(given: dict[str, str]) -> tuple[Path, Path]:
 
 
 def _steps(given: dict[str, str]) -> int | None:
-    """What `trainer.max_steps=…` asks for, if it is there."""
+    """The number that `trainer.max_steps=…` gives; None if it is not among the arguments."""
     text = given.get("trainer.max_steps")
     if text is not None and not (text.isdecimal() and int(text) > 0):
         raise Refusal(f"trainer.max_steps={text}: give a whole number of at least 1")
@@ -200,8 +207,20 @@ def _steps(given: dict[str, str]) -> int | None:
 
 @contextmanager
 def _held(folder: Path, named: str, overrides: list[str]) -> Iterator[Callable[[], list[Any]]]:
-    """Take a run from whoever else might train it, and let no end of it go without a summary; yields its guards."""
-    if not is_first_rank():  # which follows the first one
+    """Hold the lease of a run, and write a summary if the run fails.
+
+    Args:
+        folder: of the run.
+        named: the argument that names the run, with which the message of a refusal begins.
+        overrides: the command line, for the summary.
+
+    Yields:
+        A function that makes the callbacks that stop the training if the lease is lost; it imports Lightning.
+
+    Raises:
+        Refusal: another process trains this run.
+    """
+    if not is_first_rank():  # other ranks follow the first one, which holds the lease
         with write_summary_on_failure(folder, overrides, None):
             yield list
         return
@@ -211,7 +230,7 @@ def _held(folder: Path, named: str, overrides: list[str]) -> Iterator[Callable[[
         who = f"process {found.pid} on {found.host}" if found and found.pid else "another process"
         raise Refusal(f"{named}: {who} trains this run; leave it to that one")
     signals.remember(f"go on with resume={folder}")
-    with lease, _making_room(folder), write_summary_on_failure(folder, overrides, lease):
+    with lease, _explaining_failure(folder), write_summary_on_failure(folder, overrides, lease):
         yield lambda: _guards(lease)
 
 
@@ -227,24 +246,25 @@ def _say_waiting(found: Holder) -> None:
 
 
 def _run(command: str, task: Task) -> None:
-    """Hand the command line to Hydra, and take back whatever it refuses."""
+    """Run a task on the configuration that Hydra composes from the command line, or print help or the version."""
 
     def quiet(cfg: DictConfig) -> Any:
         try:
             return task(cfg)
         except Exception as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other jobs run on
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep run on
                 raise
             _exit(error)
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, not to its own printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors to us in place of printing them
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
 
     def checked() -> None:
-        arguments = map(at_home, sys.argv[1:])
-        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # as argparse needs
+        arguments = map(expand_home, sys.argv[1:])
+        # Hydra's argparse reads no option that follows an override.
+        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
         check_launcher(sys.argv[1:])
-        check_single(command, sys.argv[1:])
+        check_no_sweep(command, sys.argv[1:])
         main()
 
     if "--version" in sys.argv[1:]:
@@ -258,21 +278,23 @@ def _run(command: str, task: Task) -> None:
 
 
 def _guarded(command: str, action: Callable[[], Any]) -> None:
-    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no second error
+    """Carry out a command so that it answers signals, and ends with one line and an exit code if it fails."""
+    logging.raiseExceptions = False  # a log that cannot be written, as on a full disk, is no further error
     _open_streams()
-    # A notebook's own backend, inherited, may not be installed here; no command shows a window.
+    # No command shows a window, and the backend that a notebook hands down may not be installed here.
     os.environ["MPLBACKEND"] = "agg"
     try:
-        with signals.listening(), _knowing_the_place():
+        with signals.listening(), _remembering_working_folder():
             signals.remember("the same command begins again")
             _carry_out(command, action)
             sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush succeeds
+    except BrokenPipeError:  # the reader of our output, `head` for example, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush succeeds
         sys.exit(128 + signal.SIGPIPE)
 
 
 def _carry_out(command: str, action: Callable[[], Any]) -> None:
+    """Carry out an action; turn every error but a broken pipe into one line and an exit code."""
     try:
         action()
     except BrokenPipeError:
@@ -292,19 +314,24 @@ def _exit(error: Exception) -> NoReturn:
 
 
 def _leave(line: str, *, quietly: bool = True) -> NoReturn:
-    """End with a line on the error stream."""
+    """End the process with a line on the error stream.
+
+    Args:
+        line: says what is wrong.
+        quietly: whether a later rank that was asked to stop ends without an error.
+    """
     if signals.asked() and quietly and not is_first_rank():
-        sys.exit(0)  # a rank that fails would take the first one with it, before that is done
+        sys.exit(0)  # if a rank failed, the launcher would kill the first one before it has saved
     if (code := signals.exit_code()) == 1:
         sys.exit(line)
     print(line, file=sys.stderr, flush=True)
     logging.shutdown()
-    os._exit(code)  # what other packages do at the interpreter's end may take longer than a person waits
+    os._exit(code)  # exit handlers of other packages may take longer than a person waits
 
 
 @contextmanager
-def _knowing_the_place() -> Iterator[None]:
-    """Let whatever asks for the working folder have its name, also after somebody removed it."""
+def _remembering_working_folder() -> Iterator[None]:
+    """Let `os.getcwd` return the name of the working folder even after somebody has removed the folder."""
     ask = os.getcwd
     try:
         place = ask()
@@ -326,19 +353,19 @@ def _knowing_the_place() -> Iterator[None]:
 
 
 def _open_streams() -> None:
-    """Give a process that was started without its standard streams ones that go nowhere."""
+    """Open the standard streams on the null device if the process was started without them."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
-        except OSError:  # or the next file to be opened would be it
+        except OSError:  # without this, the next file to be opened would become the stream
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 @contextmanager
-def _making_room(folder: Path) -> Iterator[None]:
-    """Say how to go on after an end that was no refusal."""
+def _explaining_failure(folder: Path) -> Iterator[None]:
+    """Add to an error where its traceback is; after an error of a full disk, say how to go on."""
     try:
         yield
     except (Refusal, Stopped):
@@ -351,8 +378,8 @@ def _making_room(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
-    """Leave no folder of a run that was refused."""
+def _removing_if_refused(folder: Path) -> Iterator[None]:
+    """Remove the folder of a run that is refused, if this command has made it."""
     try:
         yield
     except Refusal:
@@ -361,25 +388,29 @@ def _refusing(folder: Path) -> Iterator[None]:
 
 
 class FoldersBefore(Callback):
-    """Hydra's callback that notes what there was before it made a run's folder: a refused run leaves nothing else."""
+    """Hydra's callback that notes which folders exist before Hydra makes that of a run.
+
+    So if the run is refused, everything that was made for it can be removed.
+    """
 
     found: ClassVar[set[Path]] = set()
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        HydraConfig.instance().set_config(config)  # of which the folder's name is made; Hydra does it a moment later
+        """Note the folders that exist, and expand a `~` in the name of the run's folder, before Hydra makes it."""
+        HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra sets it a moment later
         try:
             given = str(OmegaConf.select(config, "hydra.run.dir"))
-        except OmegaConfBaseException:  # Hydra is about to refuse this name itself
+        except OmegaConfBaseException:  # Hydra will refuse this name itself
             return
         folder = Path(given).expanduser().absolute()
-        if given.startswith("~"):  # which Hydra would take for the name of a folder
+        if given.startswith("~"):  # Hydra would make a folder of that name
             with read_write(config.hydra):
                 config.hydra.run.dir = str(folder)
         FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
 
     @classmethod
     def forget(cls, folder: Path) -> None:
-        """Remove a folder and the parents that this leaves empty, as far as they are new."""
+        """Remove a folder that is new, and those of its parents that are new and empty then."""
         if folder in cls.found or not cls.found or not is_first_rank():
             return
         for handler in log_files():

@@ -10,6 +10,7 @@ import yaml
 from hydra.utils import get_object
 
 from ncsn_lightning.config.build import MODEL_KINDS, Builder
+from ncsn_lightning.config.moved import present_name
 from ncsn_lightning.config.plain import Refusal, config_folder, config_hash
 from ncsn_lightning.runs import lifecycle
 
@@ -296,6 +297,57 @@ def test_others_configurations_name_models_alone(name, monkeypatch):
     builder.build("distribution")
     with pytest.raises(Refusal, match=re.escape(f"distribution._target_={name}: ")):
         builder.check()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_a_class_is_found_by_its_last_name_under_the_name_that_our_files_give_it(path):
+    for node in targets(yaml.safe_load(path.read_text())):
+        package, _, rest = node["_target_"].partition(".")
+        if package == "ncsn_lightning":
+            assert present_name(f"ncsn_lightning.elsewhere.{rest.rpartition('.')[2]}") == node["_target_"]
+
+
+MOVED = {
+    "module": ("ncsn_lightning.module.NCSN", "ncsn_lightning.training.NCSN"),
+    "network": ("ncsn_lightning.networks.FiLM", "ncsn_lightning.models.FiLM"),
+    "score": ("ncsn_lightning.scores.Preconditioned", "ncsn_lightning.models.Preconditioned"),
+    "weighting": ("ncsn_lightning.weightings.SigmaPower", "ncsn_lightning.objectives.SigmaPower"),
+    "fast_loop": ("ncsn_lightning.loops.FastLoop", "ncsn_lightning.training.FastLoop"),
+    "callbacks.guard": (
+        "ncsn_lightning.callbacks.DivergenceGuard",
+        "ncsn_lightning.training.callbacks.DivergenceGuard",
+    ),
+}
+"""Parts of a configuration, with the name of their class before files were moved, and the present one."""
+
+
+def test_classes_that_have_moved_are_said_in_one_line_with_their_present_names(configure):
+    (line,) = refusal(configure(*(f"{path}._target_={before}" for path, (before, _) in MOVED.items())))
+    opening = "module._target_=ncsn_lightning.module.NCSN: this class is now ncsn_lightning.training.NCSN; others have "
+    assert line.startswith(opening)
+    assert line.endswith("; give the new names, or use the version that wrote the old ones")
+    for _, now in MOVED.values():
+        assert now in line
+
+
+def test_one_class_that_has_moved_is_said_with_its_present_name(configure):
+    (line,) = refusal(configure("network._target_=ncsn_lightning.networks.FiLM"))
+    assert line == (
+        "network._target_=ncsn_lightning.networks.FiLM: this class is now ncsn_lightning.models.FiLM; give the new "
+        "names, or use the version that wrote the old ones"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["ncsn_lightning.chess.Chess", "ncsn_lightning.jobs.Job", "elsewhere.NCSN", "ncsn_lightning.x.(("]
+)
+def test_a_class_that_is_nowhere_has_not_moved(name):
+    assert present_name(name) is None
+    builder = Builder({"module": {"_target_": name}})
+    builder.build("module")
+    (line,) = builder.lines
+    assert line.startswith(f"module._target_={name}: ")
+    assert line.endswith("; give module.Class")
 
 
 def test_a_trusted_package_is_imported_and_another_is_not(importable):

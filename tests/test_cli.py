@@ -20,7 +20,7 @@ from processes import Script, wait_for
 from processes import run as script
 
 from ncsn_lightning import Karras, load_run
-from ncsn_lightning.config.overrides import at_home, refused_overrides
+from ncsn_lightning.config.overrides import expand_home, refused_overrides
 from ncsn_lightning.config.plain import config_folder
 from ncsn_lightning.runs import lifecycle
 from ncsn_lightning.sweeps.folder import read_sweep
@@ -653,7 +653,7 @@ def test_quotes_mean_the_same_for_a_run_that_is_resumed(command):
 )
 def test_a_tilde_opens_with_the_home_folder(argument, meant, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert at_home(argument) == (argument if meant is None else f"{argument.partition('=')[0]}={meant}")
+    assert expand_home(argument) == (argument if meant is None else f"{argument.partition('=')[0]}={meant}")
 
 
 def test_home_means_the_same_everywhere(command, tmp_path, monkeypatch):

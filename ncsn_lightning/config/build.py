@@ -1,8 +1,8 @@
-"""From a plain configuration to objects: every group once, shared by all that name it, every wrong value said at once.
+"""From a plain configuration to objects: each group is built once and shared, and all wrong values are said at once.
 
-The constructors are the schema. A node `{_target_: class, argument: value, …}` becomes the object, an argument
-`${group}` is that group's object, `_partial_: true` leaves a function to be called later. This is Hydra's notation; its
-own `instantiate` would stop at the first error and build a group anew for each of its users.
+The constructors are the schema. A node `{_target_: class, argument: value, …}` becomes an object of the class, an
+argument `${group}` becomes that group's object, and `_partial_: true` gives a function to be called later. This is
+Hydra's notation. Hydra's own `instantiate` would stop at the first error, and build a group anew for each of its users.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from torch import nn
 from ..distributions.base import Distribution
 from ..objectives.regression_targets import Objective
 from ..samplers.base import Sampler
+from .moved import present_name
 from .plain import FILES, NODE, Refusal, nearest
 
 MODEL_KINDS = (nn.Module, Sampler, torch.optim.Optimizer)
-"""Kinds of class that a trained network is rebuilt from."""
+"""The kinds of class from which a trained network is rebuilt."""
 
 MODEL_TRUSTED = ("ncsn_lightning", "torch.optim")
 """Packages whose classes a trained network may name."""
 
 REFUSALS = (TypeError, ValueError, OSError, AttributeError, RuntimeError)
-"""How constructors say that their arguments are wrong."""
+"""The exceptions by which constructors say that their arguments are wrong."""
 
 
 def training_kinds() -> tuple[type, ...]:
-    """Kinds of class that a training is rebuilt from; of Lightning, which is imported only for them."""
+    """The kinds of class from which a training is rebuilt; a function, so that Lightning is imported only here."""
     import lightning as L
     from lightning.pytorch.loggers import Logger
 
@@ -47,7 +48,7 @@ def training_kinds() -> tuple[type, ...]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """`REFUSALS`, and Lightning's own where it has been imported."""
+    """`REFUSALS`, and Lightning's own exception if Lightning has been imported."""
     theirs = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (*REFUSALS, theirs.MisconfigurationException) if theirs else REFUSALS
 
@@ -58,13 +59,13 @@ AUTOMATIC: dict[str, Callable[[Distribution], float]] = {
     "sigma_data": lambda target: target.sigma_data,
     "blur": lambda target: target.blur,
 }
-"""What `auto` means: the data diameter (Song & Ermon 2020, Technique 1), the smaller of a hundredth of the target's
-unit and a tenth of its smallest scale, the data's deviation per dimension (Karras et al. 2022), and that of the noise
-the target carries."""
+"""What `auto` stands for, by key: the diameter of the data (Song & Ermon 2020, Technique 1); the smaller of a hundredth
+of the target's unit and a tenth of its smallest scale; the standard deviation of the data in each dimension (Karras et
+al. 2022); and the standard deviation of the noise that the target itself contains. All are in data units."""
 
 
 class _Broken:
-    """Stands for an object whose arguments were refused, so that the others are still checked."""
+    """Takes the place of an object whose arguments were refused, so that the other objects are still checked."""
 
 
 _BROKEN = _Broken()
@@ -73,14 +74,19 @@ _BROKEN = _Broken()
 class Builder:
     """Builds the groups of one configuration.
 
-    What a configuration calls `distribution` is in the data's coordinates; whatever refers to it, `${distribution}`, is
-    given the same target about its mean.
+    The node `distribution` gives the target in the coordinates of the data. An argument `${distribution}` gives the
+    same target moved so that its mean is 0.
 
     Args:
         config: a plain configuration.
-        trust: packages whose classes may be named, or None for anything at all (one's own command line).
-        kinds: of these, where only some packages are trusted; those of a training where none are given.
-        given: values by their path, in place of the configuration's.
+        trust: packages whose classes the configuration may name; None, for one's own command line, allows all.
+        kinds: base classes of which a named class must be one if `trust` is given; by default those of a training.
+        given: objects by their path, which take the place of the configuration's.
+
+    Attributes:
+        built: the objects by their path.
+        refused: a line for each wrong value, in order.
+        moved: the present name of each class that is named where it was before, by `path._target_=name`.
     """
 
     def __init__(
@@ -95,9 +101,13 @@ class Builder:
         self.trust, self.kinds = trust, kinds
         self.built: dict[str, Any] = dict(given or {})
         self.refused: dict[str, None] = {}
+        self.moved: dict[str, str] = {}
 
     def build(self, path: str, kind: type = object) -> Any:
-        """The object of the node at `path`, made once; a refused one is noted and stands in as broken."""
+        """The object of the node at `path`, made once.
+
+        Where the object is refused or is no `kind`, a line is noted and a placeholder, which is no `kind`, is returned.
+        """
         if path != "distribution" and self._origin(path) == self._origin("distribution"):
             return self.target
         path = self._origin(path)
@@ -114,19 +124,24 @@ class Builder:
 
     @functools.cached_property
     def target(self) -> Any:
-        """The distribution about its mean, as everything inside a run sees it."""
+        """The distribution moved so that its mean is 0, as everything inside a run sees it."""
         distribution = self.build("distribution")
         return distribution.centred() if isinstance(distribution, Distribution) else distribution
 
     def build_members(self, path: str, kind: type) -> list[Any]:
-        """The objects of a node that holds several by name, such as callbacks; none where there is no such node."""
+        """The objects of a node that holds several by name, such as `callbacks`; none if there is no such node."""
         members = self.build(path, dict) if self.config.get(path) is not None else {}
         return [self.build(f"{path}.{name}", kind) for name in members] if isinstance(members, dict) else []
 
     def drop_unnamed(self, path: str, *, given: list[str]) -> list[str]:
-        """Remove what the class of a node does not take, unless a command line gave it; return the keys.
+        """Remove the arguments that the class of a node does not take, and return their keys.
 
-        The nodes `module` and `data` are written for the package's own classes, and serve others too.
+        The nodes `module` and `data` are written for the package's own classes. So a user's own class may be named
+        there without the arguments that only ours take; those that the command line gives stay, and may be refused.
+
+        Args:
+            path: of the node.
+            given: the overrides of the command line.
         """
         node = self.config.get(path)
         target = (
@@ -135,7 +150,7 @@ class Builder:
         if not isinstance(target, type):
             return []
         constructor: Any = target.__init__  # type: ignore[misc]
-        inherited = constructor.__module__.startswith(("lightning.", "pytorch_lightning."))  # it has none of its own
+        inherited = constructor.__module__.startswith(("lightning.", "pytorch_lightning."))  # then it takes nothing
         takes: Mapping[str, inspect.Parameter] = {} if inherited else inspect.signature(target).parameters
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
             return []
@@ -147,26 +162,41 @@ class Builder:
         return dropped
 
     def refuse(self, line: str, *, broken: str | None = None) -> None:
-        """Note one wrong value; that at the path `broken` then counts as refused wherever it is used."""
+        """Note a line about one wrong value.
+
+        Args:
+            line: the key, the value and a remedy.
+            broken: the path of an object that counts as refused from now on, wherever it is used.
+        """
         self.refused[line] = None
         if broken:
             self.built[broken] = _BROKEN
 
     def attempt(self, label: str, action: Callable[[], Any]) -> Any:
-        """What `action` returns; None where it raises, which is noted as `label` and the message."""
+        """Return what `action` returns; if it raises, note `label` and the message, and return None."""
         try:
             return action()
         except _refusals() as error:
             self.refuse(f"{label}{_first_line(error)}")
             return None
 
+    @property
+    def lines(self) -> list[str]:
+        """A line for each wrong value, and one line for all classes that have moved."""
+        if not self.moved:
+            return [*self.refused]
+        (label, first), *others = self.moved.items()
+        more = f"; others have moved too, to {', '.join(dict.fromkeys(now for _, now in others))}" if others else ""
+        remedy = "give the new names, or use the version that wrote the old ones"
+        return [*self.refused, f"{label}: this class is now {first}{more}; {remedy}"]
+
     def check(self) -> None:
-        """Raise all that was refused, a line each."""
-        if self.refused:
-            raise Refusal("\n".join(self.refused))
+        """Raise a Refusal with all wrong values, if there are any."""
+        if lines := self.lines:
+            raise Refusal("\n".join(lines))
 
     def settled(self) -> dict[str, Any]:
-        """The plain configuration, automatic values filled in, files named so that any folder knows them."""
+        """The plain configuration with automatic values filled in and absolute paths of files."""
         settled = OmegaConf.to_container(self.config, resolve=False)
         assert isinstance(settled, dict)
         for group, key in (name.split(".") for name in FILES):
@@ -175,18 +205,19 @@ class Builder:
         return {str(key): value for key, value in settled.items()}
 
     def _origin(self, path: str) -> str:
-        """The path where a value is written, through `${…}` after `${…}`: what a user would type to change it."""
+        """The path at which a value is written, after following all references `${…}`: the key a user would change."""
         *parents, key = re.split(r"[.\[]", path.replace("]", ""))
         try:
             node = OmegaConf.select(self.config, ".".join(parents)) if parents else self.config
             values: Any = OmegaConf.to_container(node, resolve=False)
             raw = values[int(key) if isinstance(values, list) else key]
-        except (OmegaConfBaseException, LookupError, ValueError):  # no such node, about which `_build` has more to say
+        except (OmegaConfBaseException, LookupError, ValueError):  # there is no such node, which `_build` will refuse
             return path
         found = NODE.match(raw) if isinstance(raw, str) else None
         return self._origin(found[1]) if found else path
 
     def _build(self, path: str) -> Any:
+        """Build the node at a path, its parts first; `_BROKEN` if anything in it is refused."""
         try:
             node = OmegaConf.select(self.config, path, default=_BROKEN, throw_on_missing=True)
         except MissingMandatoryValue:
@@ -207,6 +238,11 @@ class Builder:
         return node
 
     def _call(self, arguments: dict[str, Any], path: str) -> Any:
+        """Call the class that `_target_` names with the other arguments; note what the constructor refuses.
+
+        A constructor is also called with broken arguments, so that it refuses the others; its refusal of a broken one
+        is left out.
+        """
         target = self._resolve(arguments.pop("_target_"), path)
         partial = arguments.pop("_partial_", False)
         if target is _BROKEN or self._unknown_arguments(target, arguments, path):
@@ -229,7 +265,7 @@ class Builder:
     def _unknown_arguments(self, target: Any, arguments: dict[str, Any], path: str) -> bool:
         try:
             known = inspect.signature(target).parameters
-        except (TypeError, ValueError):  # some callables do not tell
+        except (TypeError, ValueError):  # some callables have no signature
             return False
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             return False
@@ -239,6 +275,7 @@ class Builder:
         return bool(unknown)
 
     def _partial(self, target: Any, arguments: dict[str, Any], path: str) -> Any:
+        """A function to be called later; an argument whose default is a number must be a number too."""
         defaults = {key: parameter.default for key, parameter in inspect.signature(target).parameters.items()}
         wrong = [key for key, value in arguments.items() if _is_number(defaults.get(key)) and not _is_number(value)]
         for key in wrong:
@@ -246,13 +283,13 @@ class Builder:
         return _BROKEN if wrong or _is_broken(arguments) else functools.partial(target, **arguments)
 
     def _relabel(self, message: str, arguments: dict[str, Any], path: str) -> str:
-        """A constructor's own message, `argument=value …`, under the name that a command line has for it."""
+        """A constructor's message, which may begin with `argument=`, with the command line's key in its place."""
         argument, equals, rest = message.partition("=")
         known = equals and argument in arguments
         return f"{self._origin(f'{path}.{argument}')}={rest}" if known else f"{path}: {message}"
 
     def _resolve(self, name: Any, path: str) -> Any:
-        """The class that a node names, if it may be named; nothing outside the trusted packages is even imported."""
+        """The class that a node names, or `_BROKEN`; nothing outside the trusted packages is even imported."""
         label = f"{path}._target_={name}"
         if self.trust is not None and not _lies_in(str(name), self.trust):
             package = str(name).partition(".")[0]
@@ -262,12 +299,11 @@ class Builder:
             return _BROKEN
         try:
             target = pkgutil.resolve_name(str(name))
-        except AttributeError as error:
-            classes = [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)]
-            self.refuse(f"{label}: {_first_line(error)}; {nearest(str(error.name), classes)}")
-            return _BROKEN
-        except (ImportError, ValueError, TypeError) as error:
-            self.refuse(f"{label}: {_first_line(error)}; give module.Class")
+        except (AttributeError, ImportError, ValueError, TypeError) as error:
+            if now := present_name(str(name)):
+                self.moved[label] = now
+            else:
+                self.refuse(f"{label}: {_first_line(error)}; {_remedy(str(name), error)}")
             return _BROKEN
         if self.trust is not None and not (
             isinstance(target, type)
@@ -279,12 +315,19 @@ class Builder:
         return target
 
 
+def _remedy(name: str, error: Exception) -> str:
+    """What to write for a name that cannot be resolved: the most similar class of the module, if there is a module."""
+    if not isinstance(error, AttributeError) or not name.endswith(f".{error.name}"):
+        return "give module.Class"
+    return nearest(str(error.name), [word for word, _ in inspect.getmembers(error.obj, inspect.isclass)])
+
+
 def _lies_in(name: str, packages: tuple[str, ...]) -> bool:
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
 def _is_broken(value: Any) -> bool:
-    """Whether an argument is broken or contains what is."""
+    """Whether an argument is broken or contains a broken one."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return value is _BROKEN or any(map(_is_broken, parts))
 
@@ -294,7 +337,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _by_argument(error: ValidationError) -> dict[str, list[Any]]:
-    """What was refused, by argument: `name`, or `name[index]` inside a list; a union has a refusal for each member."""
+    """The refused items by argument, `name` or `name[index]`; an argument of a union type has one for each member."""
     items: dict[str, list[Any]] = {}
     for item in error.errors():
         name, *inside = item["loc"]
@@ -323,7 +366,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def fill_automatic(builder: Builder) -> None:
-    """Put numbers in the place of every `auto` that the target determines."""
+    """Replace every `auto` that the target determines by its number."""
     known = isinstance(builder.build("distribution", Distribution), Distribution)
     _fill(builder, builder.config, "", builder.target if known else None)
 

@@ -1,8 +1,9 @@
 """What `--help` prints: a sentence for every group, every key and every default of a command.
 
-The sentences stand where the thing itself does: an option's is the first one of its class, a key's is that of the
-argument in the class's docstring, or the comment beside it in `conf/`. Sources are read and not imported, so that help
-answers at once. What has no such place, the groups and the classes of other packages, is described here.
+The sentences are collected from where the things themselves are defined: an option's is the first sentence of its
+class, a key's is the description of the argument in the class's docstring or the comment beside the key in `conf/`.
+Sources are read and not imported, so that help answers at once. Groups, and keys of other packages' classes, have no
+such place and are described here.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from .plain import NODE, config_folder
 GROUPS = {
     "callbacks": "what measures, draws, saves and watches while a network trains",
     "distribution": "the target: what the data follow, with its exact density and score at every noise level",
-    "evaluation": "what is measured of the samples and of the score when all is trained",
+    "evaluation": "what is measured of the samples and of the score at the end of a training",
     "experiment": "settings that belong together, each file with its question as the first comment",
     "levels": "the density from which training draws its noise levels σ",
     "logger": "where the numbers and pictures of a training go, besides metrics.csv",
-    "network": "the network's layers",
-    "network/embedding": "how the network is told the noise level",
+    "network": "the layers of the network",
+    "network/embedding": "how the noise level is given to the network",
     "objective": "what the score is fitted to at noisy points",
-    "optimizer": "how the weights are moved",
+    "optimizer": "the optimiser that changes the weights",
     "paths": "where everything is written",
     "sampler": "how samples walk from the prior to the data",
     "schedule": "the ladder of noise levels down which a sampler walks",
@@ -43,26 +44,26 @@ GROUPS = {
 """What each group of options chooses."""
 
 KEYS = {
-    "evaluation.samples.metrics.sliced_wasserstein2.num_angles": "directions on which points are projected",
-    "evaluation.samples.metrics.coverage_gap.neighbours": "a draw counts as covered by a sample among its so many",
-    "evaluation.likelihood.seed": "of the draws under which the likelihood is measured",
-    "evaluation.likelihood.solver.steps": "of the Runge-Kutta rule on its way from the data to the prior; at least 8",
-    "evaluation.split.num_levels": "levels at which the error is split into its parts",
-    "evaluation.split.resolution": "most cells along the longer side of the grid on which the error is split",
-    "distribution.angle": "in radians: how far a curve turns, or at what angle branches part",
+    "evaluation.samples.metrics.sliced_wasserstein2.num_angles": "how many directions points are projected on",
+    "evaluation.samples.metrics.coverage_gap.neighbours": "a draw is covered by a sample nearer than its k-th draw",
+    "evaluation.likelihood.seed": "the seed of the draws of the target whose likelihood is measured",
+    "evaluation.likelihood.solver.steps": "steps of the Runge-Kutta rule from the data to the prior; at least 8",
+    "evaluation.split.num_levels": "the number of levels at which the error is split into its parts",
+    "evaluation.split.resolution": "the most cells along the longer side of the grid on which the error is split",
+    "distribution.angle": "an angle in radians: how far a curve turns, or at what angle branches part",
     "distribution.arms": "how many arms the pinwheel has",
     "distribution.cell_size": "the side of a cell, in data units",
     "distribution.modes": "how many modes there are",
     "distribution.noise": "the standard deviation of the noise about the curve, before zooming",
-    "distribution.offset": "each mean's coordinate along either axis, in data units",
+    "distribution.offset": "the coordinate of each mode's mean along either axis, up to its sign, in data units",
     "distribution.radial_std": "the standard deviation along an arm, before zooming",
-    "distribution.radius": "of the circle on which the modes lie, in data units",
+    "distribution.radius": "the radius of the circle on which the modes lie, in data units",
     "distribution.rings": "how many rings there are",
     "distribution.start": "the angle at which the curve begins, in radians",
     "distribution.stop": "the angle at which the curve ends, in radians",
     "distribution.tangential_std": "the standard deviation across an arm, before zooming",
     "levels.tilt": "τ: training draws ln σ with a density that falls as σ to the power −τ",
-    "num_seeds": "how many walks are taken with different seeds, for the standard errors",
+    "num_seeds": "how many walks are taken, each with its own seed, for the standard errors",
     "sampler.predictor": "the sampler that steps from each level to the next, before the corrector",
     "sampler.signal_to_noise": "r, the ratio of drift to noise in a corrector's step",
     "sampler.steps_per_level": "steps of the dynamics at each noise level",
@@ -70,16 +71,16 @@ KEYS = {
     "trainer.accelerator": "the kind of device, as Lightning calls it",
     "trainer.devices": "how many devices train together on one global batch",
     "trainer.strategy": "how several devices share the work, as Lightning calls it",
-    "trainer.max_steps": "optimiser steps after which the training has ended",
-    "trainer.log_every_n_steps": "optimiser steps between two numbers of the training loss",
-    "trainer.precision": "of the numbers in the network, as Lightning calls it",
+    "trainer.max_steps": "the number of optimiser steps of the training",
+    "trainer.log_every_n_steps": "optimiser steps between two logged values of the training loss",
+    "trainer.precision": "the precision of the numbers in the network, as Lightning calls it",
     "paths.root": "the folder of all runs and sweeps",
     "paths.folder": "the folder of this run; hydra.run.dir= chooses it",
     "project": "the project in W&B, the experiment in MLflow",
     "name": "what loggers call this run",
-    "group": "in W&B, of the jobs of a sweep; null for the sweep's name",
-    "tags": "words by which W&B finds this run",
-    "seed": "decides every random number; the same seed gives the same run",
+    "group": "the group of the jobs of a sweep in W&B; null for the sweep's name",
+    "tags": "words by which the run is found in W&B",
+    "seed": "the seed of all random numbers; the same seed gives the same run",
     "compile": "whether forward, backward and the optimiser's step are compiled as one function",
     "optimizer.lr": "the learning rate, after the warm-up and before the decay",
     "optimizer.betas": "decay rates of Adam's running means of the gradient and of its square",
@@ -87,18 +88,18 @@ KEYS = {
     "optimizer.momentum": "the share of the last step that the next one keeps",
     "optimizer.fused": "whether torch's one fused kernel makes the step",
     "dirpath": "where checkpoints go",
-    "filename": "of the checkpoint, without .ckpt",
+    "filename": "the name of the checkpoint's file, without .ckpt",
     "monitor": "the metric whose best value is kept",
     "enable_version_counter": "whether a second checkpoint of one name gets a number",
     "save_dir": "where the logger writes",
-    "experiment_name": "under which MLflow files the run",
+    "experiment_name": "the name under which MLflow files the run",
     "run_name": "what MLflow calls the run",
     "artifact_location": "where MLflow keeps pictures",
     "tracking_uri": "where MLflow keeps numbers",
-    "logger.tensorboard.name": "of the folder in save_dir",
-    "logger.tensorboard.version": "of the folder in that one",
+    "logger.tensorboard.name": "the name of the folder in save_dir",
+    "logger.tensorboard.version": "the name of the folder inside that one",
     "score_test": "the points at which the score is tested, the same for every job on a target",
-    "evaluation.samples.metrics": "the metrics of the samples by their names; ~ before the name leaves one out",
+    "evaluation.samples.metrics": "the metrics of the samples by their names; ~ before a key leaves its metric out",
     "run": "the run's folder, or one of its checkpoints",
     "n": "how many samples, or chains of a walk, are drawn",
     "out": "the file that the answer goes to; pictures go beside it",
@@ -111,24 +112,24 @@ KEYS = {
     "p_std": "the standard deviation of ln σ",
     "beta_min": "β of the chain's first step",
     "beta_max": "β of the chain's last step",
-    "num_steps": "steps of the chain of which the ladder keeps num_levels",
-    "offset": "s in the cosine, which keeps the first steps from being too small",
+    "num_steps": "the number of steps of the chain, of which the ladder keeps num_levels",
+    "offset": "s in the formula of the cosine, which keeps the first steps from being too small",
     "rho": "ρ: the levels are evenly spaced in the ρ-th root of σ",
-    "power": "of σ in λ(σ)",
+    "power": "the exponent of σ in λ(σ)",
     "gamma": "γ, the ratio of signal to noise above which levels count less",
-    "bandwidth": "the deviation of the random frequencies of ln σ",
+    "bandwidth": "the standard deviation of the random frequencies of ln σ",
     "dim": "how many numbers tell the network the noise level",
-    "job_type": "by which W&B tells trainings from reports",
+    "job_type": "the word by which W&B tells trainings from reports",
     "trainer.num_nodes": "how many machines train together",
 }
-"""Keys that no docstring and no comment explains; those of one word wherever they stand."""
+"""Sentences for keys that no docstring and no comment explains; a key of one word is meant wherever it stands."""
 
 LAST = """-m sweeps over key=1,2,3; --cfg job prints the configuration, --version this program's version.
 `eval "$({program} -sc install=bash)"` turns completion by Tab on (bash, zsh, fish)."""
 
 
 class Docs(NamedTuple):
-    """What a class says of itself: its first sentence, its arguments, and its bases' names."""
+    """What a class's docstring says of the class and of its arguments, and the names of its base classes."""
 
     sentence: str
     arguments: dict[str, str]
@@ -141,7 +142,7 @@ def help_text(command: str, program: str, overrides: list[str]) -> str:
     Args:
         command: the name of its configuration, `train`.
         program: as the user calls it.
-        overrides: of the command line, whose options' keys are shown.
+        overrides: of the command line; the keys of the options that they choose are shown.
     """
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose(command, overrides, return_hydra_config=True)
@@ -158,7 +159,13 @@ def help_text(command: str, program: str, overrides: list[str]) -> str:
 
 
 def sentence(command: str, path: str, config: dict[Any, Any]) -> str:
-    """What a key means; empty where nothing says it."""
+    """What a key means; empty where no text explains it.
+
+    Args:
+        command: the name of its configuration, `train`.
+        path: the dotted key.
+        config: the plain configuration that holds the key.
+    """
     *parents, name = path.split(".")
     node: Any = config
     for parent in parents:
@@ -180,6 +187,7 @@ def options(group: str) -> list[str]:
 
 
 def _group_lines(group: str, choice: Any, config: dict[Any, Any]) -> Iterator[str]:
+    """The lines about a group: its chosen option, what the group and the option are, and all options."""
     node: Any = config
     for part in group.split("/"):
         node = node.get(part) if isinstance(node, dict) else None
@@ -214,7 +222,7 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 @cache
 def _comments(command: str) -> dict[str, str]:
-    """The comments behind the keys of a command's own file, by dotted key."""
+    """The comments behind the keys in the file of a command, by dotted key."""
     found: dict[str, str] = {}
     parents: list[str] = []
     for line in (config_folder() / f"{command}.yaml").read_text(encoding="utf-8").splitlines():
@@ -229,7 +237,7 @@ def _comments(command: str) -> dict[str, str]:
 
 @cache
 def _classes() -> dict[str, Docs]:
-    """All classes of this package by their names, read from its sources."""
+    """The docstrings of all classes of this package by the classes' names, read from its sources."""
     found = {}
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -241,7 +249,7 @@ def _classes() -> dict[str, Docs]:
 
 
 def arguments(text: str) -> dict[str, str]:
-    """What a docstring says of each argument: `a, b: text` under `Args:`, further lines indented."""
+    """The description of each argument in a docstring: `a, b: text` under `Args:`, its further lines indented."""
     block = re.search(r"^(?:Args|Arguments):\n((?:[ \t]+.*\n?|\n)+)", text, re.MULTILINE)
     found: dict[str, str] = {}
     names: list[str] = []
@@ -255,7 +263,7 @@ def arguments(text: str) -> dict[str, str]:
 
 
 def _argument(name: str, argument: str) -> str:
-    """What a class, or one that it is made of, says of an argument."""
+    """What a class, or one of its bases, says of an argument; empty where none says anything."""
     docs = _classes().get(name)
     if docs is None:
         return ""
@@ -270,5 +278,5 @@ def _paragraph(text: str) -> str:
 
 
 def _first(text: str) -> str:
-    """The first sentence, without the marks of formulas."""
+    """The first sentence of a text, without the dollar signs of formulas."""
     return re.split(r"(?<=\.)\s|:\s|:$", text)[0].replace("$", "").rstrip(".")

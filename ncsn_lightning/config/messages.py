@@ -1,4 +1,4 @@
-"""What is said about an error: a line to the user, the traceback to the log. Imports nothing slow."""
+"""Messages about errors: one line for the user, the traceback for the log. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from .plain import Refusal
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a file system that takes no more."""
+"""Error numbers of a file system that is full."""
 
 
 def one_line(error: BaseException) -> str:
-    """What was wrong, for the user: a line for each wrong value."""
+    """The message of an error for the user: one line, or for a Refusal one line for each wrong value.
+
+    The type of the error is left out where its message was written for users: by this package, or as a ValueError or
+    OSError without notes.
+    """
     if isinstance(error, Refusal):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -35,7 +39,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _raised_here(error: BaseException) -> bool:
-    """Whether the statement that raised an error is one of this package's, whose words are meant for users."""
+    """Whether the statement that raised an error is in this package, whose messages are meant for users."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("ncsn_lightning.")
 
@@ -49,7 +53,7 @@ def _system_line(error: OSError) -> str:
 
 
 def log_error() -> None:
-    """The error being handled, with its traceback, into the files of the log alone: the console has its one line."""
+    """Write the error that is being handled, with its traceback, into the log files; the console shows one line."""
     failure = sys.exc_info()
     if stop := _stopped_by(failure[1]):
         record = log.makeRecord(log.name, logging.INFO, __file__, 0, stop, (), None)
@@ -60,9 +64,9 @@ def log_error() -> None:
 
 
 def _stopped_by(error: BaseException | None) -> str:
-    """The line about a job that was asked to stop, after which submitit exits once it has requeued; else empty.
+    """A line that says why a job was stopped; empty for an error.
 
-    What stops a process, as Ctrl-C does, is no `Exception`.
+    Submitit raises SystemExit once it has requeued a job, and Ctrl-C raises what is no `Exception`.
     """
     if isinstance(error, SystemExit):
         return _stopped_by(error.__context__) or "requeued before it could begin"

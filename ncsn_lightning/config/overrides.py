@@ -1,6 +1,7 @@
-"""What of a command line names nothing: unknown groups, options and keys, each with the nearest that exists.
+"""Wrong overrides of a command line: unknown groups, options and keys, each with the nearest one that exists.
 
-Hydra stops at the first of them and explains itself in several lines. This is asked only after it has refused.
+Hydra stops at the first of them and explains itself in several lines. So when Hydra has refused a command line, the
+functions here find all of its wrong overrides and write one line for each.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ LAUNCHERS = {
     "submitit_local": ("submitit", "slurm"),
     "ray": ("ray", "ray"),
 }
-"""Hydra's launchers: the plugin that each needs, and the extra of this package that installs it."""
+"""Hydra's launchers, each with the plugin that it needs and the extra of this package that installs the plugin."""
 
 SWEEPING = ("-m", "--m", "hydra.mode=M")
-"""How the arguments open that ask for a sweep."""
+"""Beginnings of the arguments that ask for a sweep."""
 
 
 def check_launcher(arguments: list[str]) -> None:
@@ -43,10 +44,11 @@ def check_launcher(arguments: list[str]) -> None:
             raise Refusal(f"{argument}: needs a plugin; install it with: pip install 'ncsn-lightning[{extra}]'")
 
 
-def at_home(argument: str) -> str:
-    """An argument with the home folder in the place of a `~` that opens a value, where the shell has left it.
+def expand_home(argument: str) -> str:
+    """Replace a `~` that begins a value by the home folder, as a shell does not do inside `key=~/folder`.
 
-    Hydra takes no `~` that is not quoted, and quotes what the folder is called.
+    Hydra refuses a `~` that is not quoted. The path is quoted, since a folder's name may hold characters that Hydra
+    reads otherwise.
     """
     if '"' in argument or "'" in argument or "=" not in argument:
         return argument
@@ -60,42 +62,38 @@ def at_home(argument: str) -> str:
 
 
 def as_text(value: str) -> str:
-    """A value as Hydra reads it where it is quoted, else as it stands."""
+    """A value without its quotes, read as Hydra reads it; a value without quotes stays as it is."""
     try:
         return str(OverridesParser.create().parse_override(f"x={value}").value()) if value[:1] in ("'", '"') else value
     except HydraException:
         return value
 
 
-def check_single(command: str, arguments: list[str]) -> None:
-    """Raise Refusal for a sweep where a command answers one question, into one file."""
+def check_no_sweep(command: str, arguments: list[str]) -> None:
+    """Raise Refusal for a sweep of a command other than `train`, which writes one answer into one file."""
     if command != "train" and (flags := [argument for argument in arguments if argument.startswith(SWEEPING)]):
-        raise Refusal(f"{flags[0]}: ncsn-{command} sweeps over nothing; {_call(command)}")
+        raise Refusal(f"{flags[0]}: ncsn-{command} sweeps over nothing; {_call_for_each(command)}")
 
 
 def refused_overrides(command: str, arguments: list[str]) -> list[str]:
-    """A line for each override of `command` that names nothing; empty where all do, or where options lie elsewhere."""
+    """A line for each wrong override of a command line that Hydra has refused.
+
+    Args:
+        command: `train`, `sample` or `evaluate`.
+        arguments: of the command line.
+
+    Returns:
+        No lines where none of the overrides is wrong, or where the configuration is in a folder of the user's own.
+    """
     if any(argument.startswith(("--config", "-c")) for argument in arguments):
-        return []  # a folder of the user's own has options that are not known here: Hydra's own words must do
+        return []  # the options in the user's own folder are not known here, so that Hydra's message is shown
     multirun = any(argument.startswith(SWEEPING) for argument in arguments)
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        parsed: list[Override] = []
-        lines: dict[str, None] = {}
-        for argument in arguments:
-            if argument.startswith("="):
-                lines[_not_understood(argument, multirun=multirun)] = None
-                continue
-            try:
-                parsed += parser.parse_overrides([argument]) if not argument.startswith("-") else []
-            except OverrideParseException:
-                lines[_not_understood(argument, multirun=multirun)] = None
+    parsed, lines = _parsed(arguments, multirun=multirun)
     if lines:
         return list(lines)
     nameless = [override for override in parsed if _is_group(override) and not isinstance(override.value(), str)]
     lines |= dict.fromkeys(f"{o.input_line}: an option is a name; for none write ~{o.key_or_group}" for o in nameless)
-    sweeps = [override for override in parsed if override.is_sweep_override()]
-    for override in sweeps:
+    for override in (override for override in parsed if override.is_sweep_override()):
         if line := no_values(override) or ("" if multirun else _several(command, override)):
             lines[line] = None
     choices = [_choices(override) for override in parsed if override not in nameless]
@@ -106,14 +104,31 @@ def refused_overrides(command: str, arguments: list[str]) -> list[str]:
     return list(lines)
 
 
+def _parsed(arguments: list[str], *, multirun: bool) -> tuple[list[Override], dict[str, None]]:
+    """The overrides among the arguments as Hydra reads them, and a line for each that Hydra cannot read."""
+    parsed: list[Override] = []
+    lines: dict[str, None] = {}
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for argument in arguments:
+            try:
+                parsed += [] if argument.startswith(("-", "=")) else parser.parse_overrides([argument])
+                is_read = not argument.startswith("=")
+            except OverrideParseException:
+                is_read = False
+            if not is_read:
+                lines[_not_understood(argument, multirun=multirun)] = None
+    return parsed, lines
+
+
 def no_values(override: Override) -> str:
-    """A line about a sweep over nothing; empty for any other."""
+    """A line about a sweep that has no value; empty for every other override."""
     if not override.is_discrete_sweep():
         return ""
     try:
         if any(True for _ in override.sweep_iterator()):
             return ""
-    except ValueError as error:  # a step of 0
+    except ValueError as error:  # a range's step may be 0
         return f"{override.input_line}: no list of values ({error}); give a range such as range(0,3)"
     if not isinstance(override.value(), Glob):
         return f"{override.input_line}: holds no value; give a range that does, such as range(0,3)"
@@ -126,14 +141,15 @@ def _quoted(text: str) -> str:
     return QuotedString(text, Quote.double).with_quotes()
 
 
-def _call(command: str) -> str:
+def _call_for_each(command: str) -> str:
+    """The remedy for several values given to a command that takes one."""
     return "call it once for each value" + (", with an out=… of its own" if command == "sample" else "")
 
 
 def _several(command: str, override: Override) -> str:
-    """What is said of several values where there is no sweep."""
+    """A line about several values where there is no sweep."""
     line, value = str(override.input_line), override.value()
-    remedy = "add -m to sweep over them" if command == "train" else _call(command)
+    remedy = "add -m to sweep over them" if command == "train" else _call_for_each(command)
     may_be_one = isinstance(value, ChoiceSweep) and value.simple_form and not (config_folder() / _key(line)).is_dir()
     texts = [item for item in value.list if isinstance(item, str | QuotedString)] if may_be_one else []  # type: ignore[union-attr]
     whole = _remedy(line, multirun=False) if texts else ""
@@ -141,7 +157,7 @@ def _several(command: str, override: Override) -> str:
 
 
 def _not_understood(argument: str, *, multirun: bool) -> str:
-    """What is said of an argument that Hydra cannot read: how to write its value as it stands, where that helps."""
+    """A line about an argument that Hydra cannot read, which says how to quote its value where that helps."""
     if re.search(r"=(choice|range|interval|glob|shuffle|sort|tag)\(\s*\)$", argument):
         return f"{argument}: holds no value; give one at least"
     if any(argument.count(opening) != argument.count(closing) for opening, closing in ("[]", "{}")):
@@ -152,7 +168,7 @@ def _not_understood(argument: str, *, multirun: bool) -> str:
 
 
 def _remedy(argument: str, *, multirun: bool) -> str:
-    """How a shell is told to hand an argument's value over as it stands; empty where its key is the trouble."""
+    """The argument as one writes it in a shell, its value quoted for Hydra; empty where Hydra cannot read the key."""
     key, equals, value = argument.partition("=")
     quoted = f"{key}=" + ",".join(map(_quoted, value.split(",") if multirun else [value]))
     try:
@@ -163,13 +179,14 @@ def _remedy(argument: str, *, multirun: bool) -> str:
 
 
 def _is_group(override: Override) -> bool:
+    """Whether an override chooses one option of a group."""
     return (config_folder() / override.key_or_group).is_dir() and not (
         override.is_sweep_override() or override.is_delete() or isinstance(override.value(), dict)
     )
 
 
 def _choices(override: Override) -> list[str]:
-    """The overrides that a sweep makes of one, or itself."""
+    """The overrides that a sweep makes of one, of an interval its two ends; an override without a sweep is kept."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if isinstance(interval := override.value(), IntervalSweep):
@@ -180,6 +197,7 @@ def _choices(override: Override) -> list[str]:
 
 
 def _refused(command: str, overrides: list[str]) -> Iterator[str]:
+    """A line for each override that Hydra refuses: it is left out, and Hydra asked again, until Hydra refuses none."""
     unknown = []
     while True:
         try:
@@ -205,7 +223,7 @@ def _refused(command: str, overrides: list[str]) -> Iterator[str]:
 
 
 def _unknown(override: str, keys: list[str]) -> Iterator[str]:
-    """What is said of an override whose key, or a key in whose value, is none."""
+    """Lines about an override of which the key, or a key inside the value, does not exist."""
     key, value = _key(override), OverridesParser.create().parse_override(override).value()
     if isinstance(value, dict) and key in keys:
         for inside in (f"{key}.{path}" for path in _paths(value)):
@@ -222,7 +240,7 @@ def _unknown(override: str, keys: list[str]) -> Iterator[str]:
 
 
 def _options_with(key: str) -> list[str]:
-    """The options of a key's group that have it."""
+    """The options of the key's group that have this key."""
     group, _, name = key.partition(".")
     folder = config_folder() / group
     if not name or not folder.is_dir():
@@ -232,7 +250,7 @@ def _options_with(key: str) -> list[str]:
 
 
 def _blamed(error: Exception) -> str | None:
-    """The key or group that Hydra's message is about."""
+    """The key or group that Hydra's message is about; None where it names none."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return error.missing_cfg_file.rpartition("/")[0]
     found = re.search(r"(?:Could not (?:override|delete|append)[^']*'|Error merging override )([^'=]+)", str(error))
@@ -248,7 +266,7 @@ def _value(override: str) -> str:
 
 
 def _nearest(key: str, keys: list[str]) -> str:
-    """The same last word elsewhere, else the most similar neighbour, else the most similar of all."""
+    """A remedy with the nearest key: one with the same last word, else the most similar neighbour, else of all keys."""
     if "." not in key and (same := [path for path in keys if path.rpartition(".")[2] == key]):
         return f"did you mean {same[0]}?"
     parent, dot, word = key.rpartition(".")
@@ -266,6 +284,7 @@ def _keys(config: Any) -> list[str]:
 
 
 def _paths(node: Any, path: str = "") -> Iterator[str]:
+    """The dotted keys of a configuration, groups and their keys alike."""
     for key, value in node.items() if isinstance(node, dict) else ():
         here = f"{path}.{key}".lstrip(".")
         yield here

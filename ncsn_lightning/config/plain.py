@@ -1,4 +1,4 @@
-"""The configuration as text: where it lies, what a run keeps of it, what names a result. Imports nothing slow."""
+"""The configuration as plain data: composed, written and read back, hashed to name a result. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..core.atomic_files import replacing
 NODE = re.compile(r"^\$\{([\w.]+)\}$")
 """An interpolation of one whole node, `${schedule}`."""
 
-NO_RESULT = (
+IRRELEVANT_KEYS = (
     *("config_hash", "figures", "group", "logger", "name", "options", "paths", "project", "resume", "run_id", "tags"),
     *("retry_failed", "sweep_name"),
     *("threads", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
@@ -29,18 +29,18 @@ NO_RESULT = (
     *("callbacks.best", "callbacks.last", "callbacks.learning_rate", "callbacks.progress"),
     *("callbacks.monitor", "callbacks.figures.every_n_steps", "callbacks.figures.format"),
 )
-"""What can change no result: names and places, how much of a machine is used, what is saved and shown along the way.
+"""Keys that leave the result as it is: names and places, how much of a machine is used, what is saved and shown.
 
-A thread or a device more may round a sum differently, as another machine may; precision and compilation name a result
-all the same, for they are chosen. Whatever is not listed counts, a callback of one's own too."""
-
+Another number of threads or devices may round a sum differently, but so may another machine. Precision and compilation
+are not listed, because the user chooses them for the result. Every key that is not listed counts, also those of a
+user's own callback."""
 
 FILES = ("distribution.path",)
 """Keys that name files whose contents are part of a result."""
 
 
 def _per_level(budget: int, *, _root_: DictConfig) -> int:
-    """`${per_level:1000}`: how many of so many evaluations a level of the ladder may have."""
+    """`${per_level:1000}`: a budget of evaluations, divided by the number of levels of the ladder."""
     return round(budget / int(_root_.schedule.num_levels))
 
 
@@ -54,27 +54,27 @@ OmegaConf.register_new_resolver("per_level", _per_level, replace=True)
 OmegaConf.register_new_resolver("chosen_options", _chosen_options, replace=True)
 
 
-NO_SETTING = (
+UNGROUPED_KEYS = (
     *("callbacks", "evaluation", "fast_loop", "figures", "group", "logger", "name", "options", "paths", "project"),
     *("resume", "retry_failed", "run_id", "sweep_name", "tags"),
 )
-"""What of a configuration no run is grouped or filtered by: parts of callbacks, and what loggers know already."""
+"""Keys by which loggers group and filter no runs: parts of callbacks, and facts that a logger has anyway."""
 
 
 def settings(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """What loggers group and filter runs by: options by their groups' names, and every value below as `group/key`.
+    """The settings by which loggers group and filter runs: the option of each group, and each value as `group/key`.
 
-    A part without an option, or whose class the command line names, goes by its class.
+    Where a group has no option, or the command line names a class in its place, the name of the class is given.
 
     Args:
         config: a plain configuration.
         overrides: the command line.
     """
     cfg = OmegaConf.create(config)
-    named = {key: node for key, node in config.items() if key not in NO_SETTING}
+    named = {key: node for key, node in config.items() if key not in UNGROUPED_KEYS}
     targets = {key: node["_target_"] for key, node in named.items() if isinstance(node, dict) and "_target_" in node}
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
-    options = {group: option for group, option in config.get("options", {}).items() if group not in NO_SETTING}
+    options = {group: option for group, option in config.get("options", {}).items() if group not in UNGROUPED_KEYS}
     classes = {
         key: target.rpartition(".")[2]
         for key, target in targets.items()
@@ -84,7 +84,7 @@ def settings(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 
 def _values(cfg: DictConfig, node: dict[str, Any], path: str) -> dict[str, Any]:
-    """The resolved values below a node by their paths; a part that stands elsewhere, `${schedule}`, has its own."""
+    """The resolved values below a node by their paths, without references to other groups, such as `${schedule}`."""
     found: dict[str, Any] = {}
     for key, content in node.items():
         here = f"{path}.{key}".lstrip(".")
@@ -98,26 +98,26 @@ def _values(cfg: DictConfig, node: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def value_at(config: dict[str, Any] | DictConfig, key: str, *, default: Any = None) -> Any:
-    """The value of a dotted key in a plain configuration, with what it interpolates; `default` where there is none."""
+    """The value of a dotted key in a plain configuration, interpolations resolved; `default` where there is none."""
     value = OmegaConf.select(OmegaConf.create(config), key, default=default)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-class Refusal(ValueError):  # noqa: N818  (of the user's values; no error of the program)
+class Refusal(ValueError):  # noqa: N818  (the user's values are refused; the program has no error)
     """A configuration that cannot run; one line for each wrong value."""
 
 
 def config_folder() -> Path:
-    """The `conf/` folder: inside the package where it was installed, else the repository's."""
+    """The `conf/` folder: the one inside an installed package, else the repository's."""
     package = Path(__file__).parents[1]
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """A composed configuration without Hydra: what only Hydra can resolve is resolved, other interpolations stay.
+    """A composed configuration as plain data: resolvers such as `${now:…}` are resolved, references to keys stay.
 
     Raises:
-        Refusal: something cannot be resolved, such as a variable that the environment lacks.
+        Refusal: a resolver fails, for example because the environment lacks a variable.
     """
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
@@ -128,7 +128,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def composed(*overrides: str, folder: Path | str) -> dict[str, Any]:
-    """The plain configuration of a training in `folder`, without a command line: for scripts, notebooks and tests."""
+    """The plain configuration of a training in `folder`, made without a command line, as scripts and notebooks need it.
+
+    Args:
+        overrides: as on a command line, `schedule=karras`.
+        folder: of the run.
+    """
     settings = ["name=composed", "tags=[]", f"paths.folder={folder}", *overrides]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return {**plain(compose("train", settings)), "run_id": Path(folder).name}
@@ -149,17 +154,17 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
 
 
 def write_config(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write `config.yaml`, by which a run is gone on with."""
+    """Write `config.yaml`, from which a run is resumed."""
     with replacing(folder / "config.yaml") as path:
         OmegaConf.save(OmegaConf.create({**config, "overrides": overrides}), path)
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Ten letters and digits that name everything in a plain configuration that can change the result.
+    """Ten letters and digits: a hash of everything in a plain configuration that can change the result.
 
-    Automatic values count as `auto`: they follow from the target, which counts, and so does the content of its file,
-    however that is named.
-    The first is always a letter, for Hydra and spreadsheets take `9066e21528` for a number.
+    It is taken before automatic values are filled in, for they follow from the target. A file counts by its content and
+    not by its name. The first character is always a letter, because Hydra and
+    spreadsheets would take `9066e21528` for a number.
     """
     contents = {key: digest for key in FILES if (digest := _digest(config, key))}
     text = json.dumps({**_results_only(config, "", but=contents), **contents}, sort_keys=True, default=str)
@@ -168,18 +173,18 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def _digest(config: dict[str, Any], key: str) -> str | None:
-    """Of the content of the file that a key names; None where it names none."""
+    """A hash of the content of the file that a key names; None where there is no such file."""
     group, _, name = key.partition(".")
     path = (config.get(group) or {}).get(name)
     try:
         return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest() if path else None
-    except (OSError, TypeError):  # about which the distribution has more to say
+    except (OSError, TypeError):  # the distribution will refuse the name with a better message
         return None
 
 
 def can_change_result(key: str) -> bool:
     """Whether a dotted key, or a group, is part of what `config_hash` names."""
-    return not any(f"{key}.".startswith(f"{name}.") for name in NO_RESULT)
+    return not any(f"{key}.".startswith(f"{name}.") for name in IRRELEVANT_KEYS)
 
 
 def _results_only(node: Any, path: str, *, but: Collection[str]) -> Any:
@@ -191,7 +196,11 @@ def _results_only(node: Any, path: str, *, but: Collection[str]) -> Any:
 
 
 def packages(trust: str | list[str]) -> tuple[str, ...]:
-    """What `trust=a`, `trust=a,b` or `trust=[a,b]` names."""
+    """The packages that `trust=a`, `trust=a,b` or `trust=[a,b]` names.
+
+    Raises:
+        Refusal: the value is no list of names.
+    """
     names = re.findall(r"[\w.]+", trust) if isinstance(trust, str) else trust
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise Refusal(f"trust={trust}: give names of packages, trust=[a,b]")
@@ -199,14 +208,14 @@ def packages(trust: str | list[str]) -> tuple[str, ...]:
 
 
 def read_config(folder: Path, *, named: str) -> dict[str, Any]:
-    """What a run's `config.yaml` holds.
+    """Read a run's `config.yaml`.
 
     Args:
         folder: of the run.
-        named: the argument that names it, for what is said where the file is empty or damaged.
+        named: the argument that names the run, with which the message of a refusal begins.
 
     Raises:
-        Refusal: it is.
+        Refusal: the file is damaged, empty, or lacks keys that every run has.
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
@@ -225,6 +234,13 @@ _RESTORE = "restore it from a copy, or train anew in another folder"
 
 
 def nearest(word: str, words: list[str], *, prefix: str = "", otherwise: list[str] | None = None) -> str:
-    """A remark that names the most similar word, or lists all (those `otherwise` given)."""
+    """A remedy that names the most similar word, or lists all words where none is similar.
+
+    Args:
+        word: as the user wrote it.
+        words: that exist.
+        prefix: put before the most similar word.
+        otherwise: listed in place of `words`.
+    """
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f"did you mean {prefix}{close[0]}?" if close else f"choose one of {', '.join(sorted(otherwise or words))}"

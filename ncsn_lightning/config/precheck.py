@@ -1,7 +1,8 @@
-"""What is wrong with a training that its mathematics alone show, before Lightning and W&B are imported.
+"""A check of a training's mathematics before Lightning and W&B are imported.
 
-These take several seconds, and a mistyped learning rate need not wait for them. All wrong values are still said at
-once: where a command line also sets what only Lightning can judge, nothing is refused here, and all of it is built.
+Their import takes several seconds, for which the message about a mistyped learning rate need not wait. All wrong values
+are still said at once: if the command line also sets a value that only Lightning can judge, this check says nothing,
+and the check of the whole training says everything.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from ..schedules import Schedule
 from .build import Builder, fill_automatic
 
 SEEN = ("distribution", "schedule", "levels", "weighting", "objective", "network", "score", "sampler", "optimizer")
-"""Groups whose objects are built here."""
+"""Groups whose objects are built by this check."""
 
 HARMLESS = ("logger", "experiment", "evaluation", "name", "project", "group", "tags", "sweep_name", "sweep")
-"""Overrides with which a refusal here is complete all the same: they name options, or take any word."""
+"""Overrides that need no further check: they choose an option, or take any text."""
 
 
 def refused(config: dict[str, Any], *, overrides: list[str]) -> list[str]:
-    """A line for each wrong value of a training; none where only building all of it can tell.
+    """A line for each wrong value of a training; no lines where only the check of the whole training can tell.
 
     Args:
         config: the plain configuration.
         overrides: of the command line.
     """
     seen = all(_is_seen(override) for override in overrides)
-    if not seen or (config.get("distribution") or {}).get("path"):  # whose points are not read twice
+    if not seen or (config.get("distribution") or {}).get("path"):  # a file of points should be read only once
         return []
     builder = Builder(config)
     fill_automatic(builder)
     for path in (name for name in SEEN if config.get(name) is not None):
         builder.build(path)
     check_parts(builder)
-    return list(builder.refused)
+    return builder.lines
 
 
 def check_parts(builder: Builder) -> None:
@@ -55,6 +56,7 @@ def check_parts(builder: Builder) -> None:
 
 
 def _is_seen(override: str) -> bool:
+    """Whether this check sees everything that can be wrong with an override."""
     key, _, value = override.lstrip("+~").partition("=")
     if key in ("seed", "trainer.max_steps", "threads", "data.batch_size"):
         return value.isdecimal() and (int(value) > 0 or key == "seed") and len(value) < 9

@@ -1,1 +1,1 @@
-"""What is asked of a trained run: samples, how wrong it is, and whose fault that is."""
+"""Evaluation of a trained run: its samples, its errors, and which part of the method each error comes from."""

@@ -1,4 +1,4 @@
-"""The commands `sample` and `evaluate`."""
+"""The commands `sample` and `evaluate`, once a configuration has been checked."""
 
 from __future__ import annotations
 
@@ -25,26 +25,38 @@ from ..metrics.score_error import ScoreTest, by_level, curl
 from ..metrics.split import ScoreShares, ScoreSplit
 from ..models.scores import Score
 from ..runs.load import Run
-from .request import Question, score_of
+from .request import Request, score_of
 from .tables import show
 from .walks import Chains, Share, shares
 
 log = logging.getLogger(__name__)
 
 CURL_POINTS = 2000
+"""The number of points at each level at which the curl is measured."""
+
 FLOOR_DRAWS = 20
+"""The number of draws of p_σ that give the floor of the distances."""
 
 
 def sample(config: dict[str, Any]) -> Path:
     """Draw samples from a run into `out` (.npz with key `x`, or .csv), and a picture beside it.
 
     With `score=exact` the exact score of the run's target takes the network's place.
+
+    Args:
+        config: the plain configuration of the command.
+
+    Returns:
+        The file of samples.
+
+    Raises:
+        Refusal: a value is wrong; the message has a line for each.
     """
-    question = Question(config)
-    chains, data, out = question.chains, question.run.distribution, question.out
+    request = Request(config)
+    chains, data, out = request.chains, request.run.distribution, request.out
     assert out is not None
     what, total = f"sampling {chains.n} chains", len(chains.sampler.reached(chains.schedule.sigmas))
-    walk = chains.walk(question.score, question.seed)
+    walk = chains.walk(request.score, request.seed)
     *_, x = tracked(walk, what, total=total, bar=on_terminal(), later="a picture is")
     x = data.placed(x)
     with replacing(out) as path:
@@ -52,75 +64,85 @@ def sample(config: dict[str, Any]) -> Path:
             np.savez(path, x=x.numpy())
         else:
             np.savetxt(path, x.numpy(), delimiter=",", header="x1,x2", comments="")
-    _draw(question, plotting.plot_samples(data, x), out.stem)
-    log.info("%d samples in %s, a picture in %s.%s", len(x), out, out.with_suffix(""), question.formats[0])
+    _draw(request, plotting.plot_samples(data, x), out.stem)
+    log.info("%d samples in %s, a picture in %s.%s", len(x), out, out.with_suffix(""), request.formats[0])
     return out
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, Any]:
-    """Print how wrong a run's score is at each level, and whose fault it is what is wrong with its samples.
+    """Print how wrong a run's score is at each level, and which part of the method causes the error of its samples.
 
-    The truth under the run's sampler shows what the sampler gets wrong, the network under a sampler of nearly no error
-    what the network gets wrong; a `ceiling`, the same recipe trained on exact targets, tells what of that is the
-    network's capacity. With `score=exact` the truth takes the network's place. Figures go beside the file of numbers.
+    The exact score under the run's sampler shows the sampler's error. The network under a sampler of nearly no error
+    shows the network's error. A `ceiling`, the same recipe trained on exact targets, shows how much of that is due to
+    the network's capacity. With `score=exact` the exact score takes the network's place. Figures are written beside the
+    file of numbers.
+
+    Args:
+        config: the plain configuration of the command.
+
+    Returns:
+        The numbers, by their names.
+
+    Raises:
+        Refusal: a value is wrong; the message has a line for each.
     """
-    question = Question(config)
-    out = question.out
-    parts = _parts(question.run, config)
-    with Stages(_count(question, parts, config)) as stages:
-        numbers, split = _measure(question, parts, config, stages)
+    request = Request(config)
+    out = request.out
+    parts = _parts(request.run, config)
+    with Stages(_count(request, parts, config)) as stages:
+        numbers, split = _measure(request, parts, config, stages)
         if out is not None:
-            for name, figure in stages.over("drawing", _figures(question, numbers, split, parts.get("likelihood"))):
-                _draw(question, figure, f"{out.stem}_{name}")
+            for name, figure in stages.over("drawing", _figures(request, numbers, split, parts.get("likelihood"))):
+                _draw(request, figure, f"{out.stem}_{name}")
     show(numbers)
-    log.info(_beside_the_run(question, config))
+    log.info(_beside_the_run(request, config))
     if out is not None:
         with replacing(out) as path:
             path.write_text(json.dumps(_plain(numbers), indent=2) + "\n")
-        log.info("numbers in %s, pictures in %s_*.%s", out, out.with_suffix(""), question.formats[0])
+        log.info("numbers in %s, pictures in %s_*.%s", out, out.with_suffix(""), request.formats[0])
     return numbers
 
 
-def _count(question: Question, parts: dict[str, Any], config: dict[str, Any]) -> int:
-    """The parts of all stages of an evaluation."""
-    walks = config["num_seeds"] * len(_pairs(question, 0.0)) + 2 if "samples" in parts else 0
+def _count(request: Request, parts: dict[str, Any], config: dict[str, Any]) -> int:
+    """The number of steps of an evaluation, for its progress bar."""
+    walks = config["num_seeds"] * len(_pairs(request, 0.0)) + 2 if "samples" in parts else 0
     single = ["score_test", *(name for name in ("split", "likelihood") if name in parts)]
     pictures = [name for name in ("samples", "samples", "split", "likelihood") if name in parts]
-    return walks + len(single) + bool(question.ceiling) + len(pictures) * (question.out is not None)
+    return walks + len(single) + bool(request.ceiling) + len(pictures) * (request.out is not None)
 
 
 def _measure(
-    question: Question, parts: dict[str, Any], config: dict[str, Any], stages: Stages
+    request: Request, parts: dict[str, Any], config: dict[str, Any], stages: Stages
 ) -> tuple[dict[str, Any], ScoreShares | None]:
-    """All numbers of an evaluation, and the parts of the score error."""
-    split = stages.run("parts of the score error", lambda: parts["split"](question.score)) if "split" in parts else None
-    numbers = stages.run("score error", lambda: _score_numbers(question.score, parts["score_test"], split))
-    if ceiling := question.ceiling:
+    """All numbers of an evaluation, and the parts of the score error (None if they are not asked for)."""
+    split = stages.run("parts of the score error", lambda: parts["split"](request.score)) if "split" in parts else None
+    numbers = stages.run("score error", lambda: _score_numbers(request.score, parts["score_test"], split))
+    if ceiling := request.ceiling:
         errors = stages.run("score error of the ceiling", lambda: parts["score_test"](score_of(ceiling)))
         numbers["ceiling_score_error_per_level"] = errors.per_level
     if "samples" in parts:
-        seeds = range(question.seed, question.seed + config["num_seeds"])
-        pairs = _pairs(question, parts["samples"].sigma)
+        seeds = range(request.seed, request.seed + config["num_seeds"])
+        pairs = _pairs(request, parts["samples"].sigma)
         numbers["samples"] = {
             name: shares(parts["samples"], chains, score, stages.over(f"walks: {name}", seeds))
             for name, (score, chains) in pairs.items()
         }
-        numbers["distances"] = stages.run("distances on the way", lambda: _distances(question, seeds))
+        numbers["distances"] = stages.run("distances on the way", lambda: _distances(request, seeds))
         try:
-            x = question.chains.draw(question.score, question.seed)
-            target, sigma = question.target, parts["samples"].sigma
+            x = request.chains.draw(request.score, request.seed)
+            target, sigma = request.target, parts["samples"].sigma
             numbers["cross_entropy"] = stages.run("cross-entropy", lambda: cross_entropy(target, x, sigma))
-        except ValueError as error:  # no density there, or hardly a point on its support
+        except ValueError as error:  # the target has no density at this level, or hardly a sample is on its support
             log.info("no cross-entropy of the samples: %s", error)
     if "likelihood" in parts:
-        estimates = stages.run("likelihood", lambda: parts["likelihood"](_double(question)))
+        estimates = stages.run("likelihood", lambda: parts["likelihood"](_double(request)))
         numbers["likelihood"] = estimates._asdict()
     return numbers, split
 
 
-def _beside_the_run(question: Question, config: dict[str, Any]) -> str:
-    """Why the score error is the run's own number, or is not."""
-    if question.score is question.exact:
+def _beside_the_run(request: Request, config: dict[str, Any]) -> str:
+    """A line that says whether the score error is the one in the run's summary, and why."""
+    if request.score is request.exact:
         return "score error of the exact score: the run's own number is that of its network"
     if other := [f"{key}={config[key]}" for key in (*_ENDS, "num_levels") if config[key] is not None]:
         return f"score error at other levels than the run's own ({' '.join(other)}): its summary has another number"
@@ -130,30 +152,35 @@ def _beside_the_run(question: Question, config: dict[str, Any]) -> str:
     )
 
 
-def _draw(question: Question, figure: Figure, name: str) -> None:
+def _draw(request: Request, figure: Figure, name: str) -> None:
     """Write a figure beside `out`, in every format that is asked for."""
-    assert question.out is not None
-    for kind, content in plotting.rendered(figure, question.formats).items():
-        with replacing(question.out.with_name(f"{name}.{kind}")) as path:
+    assert request.out is not None
+    for kind, content in plotting.rendered(figure, request.formats).items():
+        with replacing(request.out.with_name(f"{name}.{kind}")) as path:
             path.write_bytes(content)
 
 
-def _pairs(question: Question, sigma: float) -> dict[str, tuple[Score, Chains]]:
-    """Scores under samplers, down to a level: the sampler's share, the network's, its capacity's, and the total."""
-    this, near_exact = question.chains, question.chains.near_exact(sigma)
-    pairs: dict[str, tuple[Score, Chains]] = {"truth, this sampler": (question.exact, this)}
-    if question.score is not question.exact:
-        pairs["network, near-exact sampler"] = question.score, near_exact
-        if question.ceiling:
-            pairs["on exact targets, near-exact sampler"] = score_of(question.ceiling), near_exact
-        pairs["network, this sampler"] = question.score, this
+def _pairs(request: Request, sigma: float) -> dict[str, tuple[Score, Chains]]:
+    """Pairs of a score and chains whose errors are the sampler's, the network's, its capacity's, and the total.
+
+    Args:
+        request: the run, and how it is sampled.
+        sigma: the level at which samples are compared with p_σ, in data units.
+    """
+    this, near_exact = request.chains, request.chains.near_exact(sigma)
+    pairs: dict[str, tuple[Score, Chains]] = {"truth, this sampler": (request.exact, this)}
+    if request.score is not request.exact:
+        pairs["network, near-exact sampler"] = request.score, near_exact
+        if request.ceiling:
+            pairs["on exact targets, near-exact sampler"] = score_of(request.ceiling), near_exact
+        pairs["network, this sampler"] = request.score, this
     return pairs
 
 
-def _distances(question: Question, seeds: Sequence[int]) -> dict[str, list[Any]]:
-    """How far the chains of each score are from p_σ after every level, a row a walk; and draws of p_σ, a row a draw."""
-    chains = question.chains
-    scores = {"truth": question.exact, **({} if question.score is question.exact else {"network": question.score})}
+def _distances(request: Request, seeds: Sequence[int]) -> dict[str, list[Any]]:
+    """Distances from p_σ after every level: of the chains of each score, a row for each walk, and of draws of p_σ."""
+    chains = request.chains
+    scores = {"truth": request.exact, **({} if request.score is request.exact else {"network": request.score})}
     return {
         "sigma": chains.levels.tolist(),
         **{name: chains.distances(score, seeds).tolist() for name, score in scores.items()},
@@ -162,8 +189,9 @@ def _distances(question: Question, seeds: Sequence[int]) -> dict[str, list[Any]]
 
 
 def _figures(
-    question: Question, numbers: dict[str, Any], split: ScoreShares | None, likelihood: Likelihood | None
+    request: Request, numbers: dict[str, Any], split: ScoreShares | None, likelihood: Likelihood | None
 ) -> Iterator[tuple[str, Figure]]:
+    """The figures of an evaluation, by the ends of their files' names."""
     if "samples" in numbers:
         samples = numbers["samples"]
         names = next(iter(samples.values()))
@@ -174,7 +202,7 @@ def _figures(
     if split is not None:
         yield "split", plotting.plot_score_split(split.sigmas, split.gradient, split.divergence_free)
     if likelihood is not None:
-        score, data = _double(question), question.run.distribution
+        score, data = _double(request), request.run.distribution
         density = plotting.plot_model_density(
             data, lambda x: likelihood.log_prob(score, x - data.mean), likelihood.sigma_min
         )
@@ -182,7 +210,10 @@ def _figures(
 
 
 def _parts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
-    """The score test, between the run's own levels or those of the command line, and the parts of the evaluation."""
+    """The objects that measure: the parts of the group `evaluation`, and the score test.
+
+    The score is tested between the levels of the command line, else between those of the run's own test.
+    """
     own = run.config["score_test"]
     ends = {end: config[end] if config[end] is not None else own[end] for end in _ENDS}
     levels = config["num_levels"] if config["num_levels"] is not None else own["num_levels"]
@@ -207,7 +238,7 @@ _PARTS: dict[str, type] = {"samples": SampleTest, "split": ScoreSplit, "likeliho
 
 
 def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> dict[str, Any]:
-    """Errors, their parts and the curl, at each level."""
+    """The score errors, their parts and the curl, at each level."""
     errors = test(score)
     curls = [curl(score, x[:CURL_POINTS], sigma) for x, sigma in zip(test.x, test.sigmas, strict=True)]
     numbers: dict[str, Any] = {
@@ -224,15 +255,15 @@ def _score_numbers(score: Score, test: ScoreTest, split: ScoreShares | None) -> 
     return numbers
 
 
-def _double(question: Question) -> Score:
-    """The run's score in float64; the truth is exact as it is."""
-    if question.score is question.exact:
-        return question.exact
-    return score_of(replace(question.run, module=copy.deepcopy(question.run.module).double()))
+def _double(request: Request) -> Score:
+    """The score in float64; the exact score needs no conversion."""
+    if request.score is request.exact:
+        return request.exact
+    return score_of(replace(request.run, module=copy.deepcopy(request.run.module).double()))
 
 
 def _plain(value: Any) -> Any:
-    """Named tuples as dictionaries."""
+    """Turn named tuples into dictionaries, as JSON needs them."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return _plain(value._asdict()) if isinstance(value, Share | Estimate | CrossEntropy) else value

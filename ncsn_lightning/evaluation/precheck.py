@@ -1,4 +1,4 @@
-"""What is wrong with a command line that samples or measures, as far as torch is not needed to see it."""
+"""A check of the command lines of `ncsn-sample` and `ncsn-evaluate` that needs no torch, and so answers at once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from ..config.plain import Refusal
 
 SAMPLE: dict[str, Any] = {"counts": ("n",), "suffixes": (".npz", ".csv"), "needs_out": True}
 EVALUATE: dict[str, Any] = {"counts": ("n", "num_seeds", "num_levels"), "suffixes": (".json",), "needs_out": False}
-"""Of each command: its keys that are whole numbers of at least 1, the endings of its file, whether it needs one."""
+"""For each command the keyword arguments of `check`."""
 
 OPTIONAL = ("num_levels",)
-"""Counts of which the run has its own."""
+"""Counts that may be null, for then the run's own is taken."""
 
 
 def check(config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[str, ...], needs_out: bool) -> None:
-    """Raise Refusal for a run that is not there, a file that cannot be written, and counts that are none.
+    """Raise Refusal for a run that does not exist, a file that cannot be written, or a number that is none.
 
     Args:
         config: the plain configuration of the command.
-        counts, suffixes, needs_out: see above.
+        counts: the keys whose values should be whole numbers of at least 1.
+        suffixes: the endings that the file `out` may have.
+        needs_out: whether `out` must be given.
     """
     lines = []
     for name, least in (*((name, 1) for name in (*counts, "threads")), ("seed", 0)):
@@ -41,7 +43,7 @@ def check(config: dict[str, Any], *, counts: tuple[str, ...], suffixes: tuple[st
 def _missing_run(key: str, path: Any) -> str:
     if path == "???":
         return f"{key}: missing; give {key}=…"
-    if not isinstance(path, str):  # None, or what the builder has more to say about
+    if not isinstance(path, str):  # None, or a value that the builder will refuse with a better message
         return ""
     place = Path(path).expanduser()
     if not place.exists():

@@ -1,4 +1,4 @@
-"""What a command line asks of a trained run; every wrong value is said at once, before anything is drawn."""
+"""A request to sample or measure a trained run, made from a command line; all wrong values are said at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, get_args
 from ..config.build import Builder
 from ..config.plain import config_hash, packages, value_at
 from ..models.scores import ExactScore, Score
-from ..objectives.regression_targets import Exact
 from ..plotting import Format
 from ..runs.load import Run, load_run, take_threads
 from ..samplers.base import Sampler
@@ -18,19 +17,38 @@ from ..training.module import HasScore
 from .walks import Chains
 
 RECIPE = ("distribution", "network", "score", "levels", "weighting", "optimizer", "data", "module", "trainer")
-"""What of a configuration decides how well a network can learn its targets."""
+"""Keys of a configuration that decide how well a network can learn its targets."""
+
+EXACT_SCORE = "ncsn_lightning.models.ExactScore"
+"""The class that `score=exact` names."""
+
+EXACT_OBJECTIVE = "ncsn_lightning.objectives.Exact"
+"""The class that `objective=exact` names."""
 
 
-class Question:
-    """A run and how it is to be sampled, as the command line has it; every wrong value is said at once.
+class Request:
+    """A run and the way in which it is to be sampled, as a command line asks for it.
 
-    Target, score and chains are about the target's mean.
+    Target, scores and chains are in coordinates in which the target's mean is 0.
 
     Args:
-        config: the plain configuration of the command, checked by `request.check`.
+        config: the plain configuration of the command, checked by `precheck.check`.
+
+    Attributes:
+        n: number of chains.
+        seed: of the first walk.
+        out: the file for the answer; None for no file.
+        formats: of the figures.
+        run: the trained run.
+        schedule: the ladder down which the sampler walks.
+        target: of the run.
+        sampler: of the command line, else the run's own.
+        exact: the exact score of the target.
+        score: `exact` if the command line asks for it, else the network's.
+        ceiling: a run of the same recipe trained on exact targets; None where none is given.
 
     Raises:
-        Refusal: naming every wrong value, a line each.
+        Refusal: a value is wrong; the message has a line for each.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -49,12 +67,13 @@ class Question:
         self.sampler: Sampler = self._sampler()
         builder.check()
         self.exact = ExactScore(self.target)
-        self.score: Score = self.exact if self._asks_for_the_truth(config) else score_of(run)
+        self.score: Score = self.exact if self._wants_exact_score(config) else score_of(run)
         builder.attempt("sampler: ", lambda: self.sampler.check_score(self.score))
         self.ceiling = self._ceiling(config) if config.get("ceiling") is not None else None
         builder.check()
 
     def _run(self, key: str, config: dict[str, Any]) -> Run | None:
+        """The run that the key `run` or `ceiling` names; None if it is refused."""
         path = self.builder.build(key, str)
         if not isinstance(path, str):
             return None
@@ -66,14 +85,14 @@ class Question:
             return None
 
     def _ceiling(self, config: dict[str, Any]) -> Run | None:
-        """The same recipe trained on exact targets, which tells capacity from the noise of the targets."""
+        """The run that `ceiling` names; its error is due to the network's capacity and not to noise of the targets."""
         ceiling = self._run("ceiling", config)
         if ceiling is None:
             return None
         others = [
             key for key in RECIPE if config_hash({key: self.run.config[key]}) != config_hash({key: ceiling.config[key]})
         ]
-        if ceiling.config["objective"]["_target_"] != f"{Exact.__module__}.Exact":
+        if ceiling.config["objective"]["_target_"] != EXACT_OBJECTIVE:
             others.append("objective")
         if others:
             self.builder.refuse(
@@ -83,7 +102,7 @@ class Question:
         return ceiling
 
     def _schedule(self, run: Run) -> Any:
-        """The ladder that the command line names, between the ends of the run's own where it leaves them `auto`."""
+        """The ladder that the command line names, else the run's own; ends that are `auto` are those of the run's."""
         node = self.builder.config.get("schedule")
         if node is None:
             return run.schedule
@@ -93,7 +112,7 @@ class Question:
         return self.builder.build("schedule", Schedule)
 
     def _sampler(self) -> Any:
-        """The one that the command line names, else the run's own."""
+        """The sampler that the command line names, else the run's own."""
         named = self.builder.config.get("sampler") is not None
         sampler = self.builder.build("sampler", Sampler) if named else self.run.sampler
         if isinstance(sampler, Sampler):
@@ -101,27 +120,27 @@ class Question:
             self.builder.attempt("sampler.", lambda: sampler.check_target(self.target, self.schedule.sigmas))
         return sampler
 
-    def _asks_for_the_truth(self, config: dict[str, Any]) -> bool:
-        """Whether the exact score takes the network's place; any other score would have to be trained."""
+    def _wants_exact_score(self, config: dict[str, Any]) -> bool:
+        """Whether the exact score takes the network's place; any other score would need training and is refused."""
         name = (config.get("score") or {}).get("_target_")
-        if name not in (None, f"{ExactScore.__module__}.ExactScore"):
+        if name not in (None, EXACT_SCORE):
             self.builder.refuse(f"score={name}: a run has its own network; choose exact, or leave it out")
         return name is not None
 
     @cached_property
     def chains(self) -> Chains:
-        """Those of the question's sampler on its ladder."""
+        """Chains of the sampler down the ladder; a property that is cached, and so are the walks in it."""
         return Chains(self.sampler, self.target, self.schedule, n=self.n)
 
 
 def score_of(run: Run) -> Score:
-    """The run's score as it was trained, of points about the target's mean."""
+    """The run's score as it was trained, in coordinates in which the target's mean is 0."""
     assert isinstance(run.module, HasScore)
     return run.module.score
 
 
 def _formats(builder: Builder) -> list[Format]:
-    """Those of the figures: one, or a list of them."""
+    """The formats of the figures, given as one format or as a list of them."""
     given = value_at(builder.config, "figures.format")
     formats: list[Format] = given if isinstance(given, list) else [given]
     if wrong := [kind for kind in formats if kind not in get_args(Format)]:

@@ -22,11 +22,15 @@ CURL = "curl: the share of the derivatives' square that no gradient has"
 PARTS = "the error's parts are measured on a grid, where that is fine enough for the level; their sum is the error's"
 
 WIDTH = 120
-"""Characters in a line of a file, which has no width of its own."""
+"""The least width of the tables in a file, in characters; a terminal has its own width."""
 
 
 def show(numbers: dict[str, Any]) -> None:
-    """Print all that there is."""
+    """Print the numbers of an evaluation as tables and lines.
+
+    Args:
+        numbers: as `commands.evaluate` returns them.
+    """
     console = Console()
     if not console.is_terminal:
         console.width = max(WIDTH, console.width)
@@ -48,9 +52,9 @@ def _cross_entropy(measured: CrossEntropy) -> str:
 
 
 def _level_tables(numbers: dict[str, Any]) -> list[Table]:
-    """The error at every level, with its standard error; the curl, the ceiling's error; and the error's parts.
+    """Tables of the error at every level with its standard error, the curl, the ceiling's error, and the error's parts.
 
-    The parts have levels of their own; where these are the same as the others, all of it is one table.
+    The parts are measured at levels of their own. If these are the levels of the error, there is one table, else two.
     """
     errors, deviations = numbers["score_error_per_level"], numbers["score_error_standard_error_per_level"]
     columns = {
@@ -74,7 +78,7 @@ def _level_tables(numbers: dict[str, Any]) -> list[Table]:
 
 
 def _table(title: str, columns: dict[str, dict[str, str]], caption: str, means: list[str]) -> Table:
-    """A row a level, the largest σ first, and the means of all levels."""
+    """A table with a row for each level, the largest σ first, and a last row with the means over all levels."""
     table = Table("σ (data units)", *columns, title=title, caption=caption)
     for sigma in sorted(next(iter(columns.values())), key=float, reverse=True):
         table.add_row(sigma, *(column[sigma] for column in columns.values()))
@@ -89,10 +93,11 @@ KEYS = {
     "gradient": "score_error_gradient_per_level",
     "divergence-free": "score_error_divergence_free_per_level",
 }
+"""The numbers in each column of a table but that of the error."""
 
 
 def _means(numbers: dict[str, Any], *groups: dict[str, Any]) -> list[str]:
-    """Of every column but the error's own."""
+    """The mean of each column but that of the error, which has a mean with a standard error."""
     found = [numbers[KEYS[name]].values() for columns in groups for name in columns if name in KEYS]
     return [f"{sum(values) / len(values):.3g}" for values in found]
 
@@ -106,7 +111,7 @@ def _plus_minus(value: float, error: float) -> str:
 
 
 def _sample_table(samples: dict[str, dict[str, Share]]) -> Table:
-    """A row a metric: its value for each pair of a score and a sampler, and the floor."""
+    """A table with a row for each metric: its value for each pair of a score and a sampler, and the floor."""
     title = "samples: mean ± standard error over the sampler's seeds"
     caption = "floor: as many draws of the target in the samples' place, ± the standard deviation of a draw"
     table = Table(Column("metric", no_wrap=True), "points", *samples, "floor", title=title, caption=caption)

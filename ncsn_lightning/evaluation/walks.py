@@ -1,4 +1,4 @@
-"""Chains of a sampler on any score, as functions of their seeds, and how far they are from the truth on their way."""
+"""Walks of a sampler with any score, each decided by its seed, and their distances from the exact p_σ on the way."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from ..samplers.ode import Heun
 from ..schedules import Karras, Schedule
 
 NEAR_EXACT_LEVELS = 64
-"""Levels of the ladder on which Heun's rule adds next to no error of its own."""
+"""The number of levels of a ladder on which Heun's rule adds next to no error of its own."""
 
 ANGLES = 64
+"""The number of directions of the sliced Wasserstein distance."""
+
 WATCHED = 32
-"""States of a walk, at most, whose distance from the truth is measured."""
+"""The largest number of states of a walk whose distances from the truth are measured."""
 
 
 @dataclass(frozen=True)
 class Chains:
-    """A sampler, and where it walks.
+    """A sampler, and the target and ladder of its chains.
 
     Attributes:
-        sampler: walks.
-        target: what its chains should follow.
-        schedule: the ladder.
-        n: chains of a walk.
+        sampler: moves the chains.
+        target: the distribution that the chains should have.
+        schedule: the ladder down which the chains go.
+        n: the number of chains of a walk.
     """
 
     sampler: Sampler
@@ -46,49 +48,55 @@ class Chains:
     _walks: dict[tuple[Score, int], list[Float[Tensor, "n 2"]]] = field(default_factory=dict, init=False, compare=False)
 
     def near_exact(self, sigma: float) -> Chains:
-        """The same down to a level, by a sampler of nearly no error: what is wrong then is the score's.
+        """Chains down to a level by a sampler of nearly no error, so that the remaining error is the score's.
 
         Args:
-            sigma: where the chains should end, in data units; 0 for the target itself, by denoising at the last level.
+            sigma: the level at which the chains should end, in data units; for 0 they end at the lowest level of the
+                schedule, and the last step denoises them.
         """
         ends = {**self.schedule.ends, **({"sigma_min": sigma} if sigma else {})}
         heun = Heun(prior="moment_matched", denoise=not sigma)
         return replace(self, sampler=heun, schedule=Karras(**ends, num_levels=NEAR_EXACT_LEVELS))
 
     def walk(self, score: Score, seed: int) -> Iterator[Float[Tensor, "n 2"]]:
-        """The start and the state after every level, as they are reached."""
+        """Yield the start and the state after every level, as they are reached.
+
+        Args:
+            score: of the target, or a model of it.
+            seed: decides the start and all noise.
+        """
         return self.sampler.walk(score, self.target, self.schedule.sigmas, n=self.n, seed=seed)
 
     def states(self, score: Score, seed: int) -> list[Float[Tensor, "n 2"]]:
-        """The start and the state after every level, walked once."""
+        """The start and the state after every level; a walk with the same score and seed is cached."""
         if (score, seed) not in self._walks:
             self._walks[score, seed] = list(self.walk(score, seed))
         return self._walks[score, seed]
 
     def draw(self, score: Score, seed: int) -> Float[Tensor, "n 2"]:
-        """Where the chains end."""
+        """The states in which the chains end."""
         return self.states(score, seed)[-1]
 
     @property
     def watched(self) -> Int[Tensor, "watched"]:
-        """Which states are compared with the truth: all of a short walk, evenly spread ones of a long one."""
+        """Indices of the states that are compared with the truth: all of a short walk, evenly spread in a long one."""
         last = len(self.sampler.reached(self.schedule.sigmas)) - 1
         return torch.linspace(0, last, min(last + 1, WATCHED)).round().long()
 
     @property
     def levels(self) -> Float[Tensor, "watched"]:
-        """σ that each of them has reached, data units; of the start it is the first, once denoised 0."""
+        """σ that each watched state has reached, in data units: the first level for the start, 0 once denoised."""
         return self.sampler.reached(self.schedule.sigmas)[self.watched]
 
     def distances(self, score: Score, seeds: Sequence[int]) -> Float[Tensor, "seeds watched"]:
-        """Sliced W₂ (data units) of the watched states of every walk from p_σ at the level that they have reached."""
+        """Sliced W₂, in data units, between the watched states of every walk and p_σ at the level they have reached."""
         walks = ((seed, self.states(score, seed)) for seed in seeds)
         return torch.tensor(
             [[self._distance(walk[at], at, seed) for at in self.watched.tolist()] for seed, walk in walks]
         )
 
     def floors(self, seeds: Sequence[int]) -> Float[Tensor, "seeds watched"]:
-        """What as many draws of each p_σ have for distances."""
+        """The distances that as many draws of each p_σ have, for comparison with those of the chains."""
         stops = self.watched.tolist()
         return torch.tensor(
             [[self._distance(self._truth(at, "floor", seed), at, seed) for at in stops] for seed in seeds]
@@ -98,7 +106,7 @@ class Chains:
         return sliced_wasserstein2(state, self._truth(at, "truth", seed), num_angles=ANGLES)
 
     def _truth(self, at: int, purpose: str, seed: int) -> Float[Tensor, "n 2"]:
-        """Draws of p_σ at the level that a state has reached, others for each."""
+        """Draws of p_σ at the level that a state has reached, different for each state, purpose and seed."""
         level = float(self.sampler.reached(self.schedule.sigmas)[at])
         return self.target.sample_noisy(self.n, level, generator=keyed_generator(seed, purpose, at))
 
@@ -107,11 +115,11 @@ class Share(NamedTuple):
     """A metric of several walks, printed as `value ± error`.
 
     Attributes:
-        value: mean over the walks.
-        error: its standard error; NaN of one walk.
-        floor: mean over draws of the truth, as many points each.
-        deviation: standard deviation of one of these draws.
-        num_points: points of each.
+        value: the mean over the walks.
+        error: the standard error of the mean; NaN for one walk.
+        floor: the mean over draws of the truth with as many points.
+        deviation: the standard deviation over these draws.
+        num_points: the number of points of each walk and draw.
     """
 
     value: float
@@ -125,7 +133,13 @@ class Share(NamedTuple):
 
 
 def shares(test: SampleTest, chains: Chains, score: Score, seeds: Iterable[int]) -> dict[str, Share]:
-    """Every metric of walks with different seeds, each beside other draws of the truth.
+    """Every metric of walks with different seeds.
+
+    Args:
+        test: has the metrics and the draws of the truth; each walk is compared with other draws.
+        chains: of the walks.
+        score: by which the chains move.
+        seeds: of the walks.
 
     Raises:
         ValueError: there are too few points for a metric.

@@ -1,7 +1,7 @@
-"""What a sweep says: which configuration is best, what matters, and one page that shows all of it.
+"""The report on a sweep: which configuration is best, which keys matter, and one page that shows all of it.
 
-Everything here reads the sweep's folder, finished or not, and needs neither torch nor Hydra; only the pictures for
-documents (`report.figures`) share the style of the package's other figures, and so their imports.
+Everything here reads the folder of a sweep, finished or not, and needs neither torch nor Hydra. Only the figures for
+documents (`report.figures`, `report.gallery`) import the style of the package's other figures, and so torch.
 """
 
 from .comparison import Answer, answer

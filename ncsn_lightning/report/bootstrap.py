@@ -17,11 +17,13 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+"""The number of resamples of the bootstrap."""
 
 
 def paired_interval(differences: Array, *, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
@@ -29,10 +31,10 @@ def paired_interval(differences: Array, *, confidence: float = CONFIDENCE) -> tu
 
     Args:
         differences: `[n, C]`, one row a seed, one column a comparison.
-        confidence: of each interval by itself.
+        confidence: of each single interval, without a correction for their number.
 
     Returns:
-        Lower and upper ends, `[C]`; infinite where n = 1, for one difference has no spread.
+        Lower and upper ends, `[C]`; infinite for n = 1, because one difference has no spread.
     """
     n, mean = len(differences), differences.mean(0)
     if n == 1:
@@ -40,29 +42,5 @@ def paired_interval(differences: Array, *, confidence: float = CONFIDENCE) -> tu
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws @ differences, [tail, 1 - tail], axis=0)
-    widening = student_quantile(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail) * math.sqrt(n / (n - 1))
+    widening = float(stdtrit(n - 1, 1 - tail)) / NormalDist().inv_cdf(1 - tail) * math.sqrt(n / (n - 1))
     return mean + widening * (low - mean), mean + widening * (high - mean)
-
-
-def student_quantile(p: float, freedom: int) -> float:
-    """The quantile p > ½ of Student's t distribution with a whole number of degrees of freedom."""
-    low, high = 0.0, 1.0
-    while _within(high, freedom) < 2 * p - 1:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 2 * p - 1 else (low, middle)
-    return high
-
-
-def _within(t: float, freedom: int) -> float:
-    """P(|T| < t) (Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term = total = math.cos(angle) if odd else 1.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= (k - 1) / k * math.cos(angle) ** 2
-        total += term
-    if odd:
-        return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0))
-    return math.sin(angle) * total

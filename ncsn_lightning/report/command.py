@@ -14,14 +14,16 @@ from .metrics import METRIC, names
 from .write import write_report
 
 SWEEPS = Path("outputs/sweeps")
-"""Where sweeps lie that were not sent elsewhere."""
+"""The folder of all sweeps for which no other place was given."""
 
 
 def report() -> None:
     """Write a sweep's table and page: `ncsn-report SWEEP`, at any time, also while it runs."""
     parser = argparse.ArgumentParser(prog="ncsn-report", description=report.__doc__)
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder, or its name in outputs/sweeps")
-    parser.add_argument("--metric", default=METRIC, help=f"what judges, less being better (default: {METRIC})")
+    parser.add_argument(
+        "--metric", default=METRIC, help=f"the metric to compare by; less is better (default: {METRIC})"
+    )
     parser.add_argument("--version", action="version", version=said_version())
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -37,6 +39,11 @@ def report() -> None:
 
 
 def _report(folder: Path, metric: str) -> Path:
+    """Print the state and the answer of a sweep, write its report, and return the page.
+
+    Raises:
+        NoSweepError: there is no sweep, or no job has measured the metric.
+    """
     sweep = read_sweep(folder)
     if not sweep.jobs:
         raise NoSweepError(f"{folder}: a sweep without a job; run its command again: {sweep.command}")

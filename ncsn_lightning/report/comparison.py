@@ -1,10 +1,11 @@
 """The answer of a sweep: its best configuration, and those that cannot be told from it.
 
-A configuration is what jobs have in common that differ in their seed alone. The best has the lowest mean over the seeds
-that have finished; it is provisional until all of them have, and then the best of the complete ones is said beside it.
-A configuration of which a seed diverged comes after all those of which none did. Another can be told from the best
-where the interval of the paired effects, over the seeds that both have, leaves out that there is none. The effect is a
-ratio where the metric is positive throughout, for such errors spread by factors, and else a difference.
+Jobs that differ in their seed alone have one configuration. The best configuration has the lowest mean over the seeds
+that have finished. It is provisional until all of its seeds have finished; until then the best of the complete
+configurations is named beside it. Configurations of which a seed diverged come after all others. A configuration
+differs from the best if the confidence interval of its effect, paired over the seeds that both have, does not contain
+"no effect". The effect is a ratio if all values of the metric are positive, because such errors spread by factors, and
+else a difference.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Configuration:
     """Jobs that differ in their seed alone.
 
     Attributes:
-        overrides: what they have in common, of the swept keys.
+        overrides: of the swept keys but the seed.
         jobs: all of them, finished or not.
-        values: the metric of those that finished, by their seed.
+        values: the metric of the jobs that finished, by their seeds.
     """
 
     overrides: dict[str, str]
@@ -38,12 +39,12 @@ class Configuration:
 
     @property
     def mean(self) -> float:
-        """Over seeds; NaN where none finished."""
+        """The mean over seeds; NaN if none has finished."""
         return sum(self.values.values()) / len(self.values) if self.values else math.nan
 
     @property
     def standard_error(self) -> float:
-        """Of the mean; NaN where fewer than two seeds finished."""
+        """The standard error of the mean; NaN if fewer than two seeds have finished."""
         n = len(self.values)
         return float(np.std(list(self.values.values()), ddof=1)) / math.sqrt(n) if n > 1 else math.nan
 
@@ -54,12 +55,12 @@ class Configuration:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """By which configurations are put in order, the best first: whether a seed of it diverged, then its mean."""
+        """The key that sorts configurations, the best first: whether a seed diverged, then the mean."""
         return any(job.state == "diverged" for job in self.jobs), self.mean
 
     @property
     def label(self) -> str:
-        """`schedule=karras weighting=learned`."""
+        """The overrides as text, `schedule=karras weighting=learned`."""
         return " ".join(f"{key}={value}" for key, value in self.overrides.items()) or "the only configuration"
 
 
@@ -68,12 +69,12 @@ class Comparison:
     """A configuration beside the best one.
 
     Attributes:
-        configuration: which.
-        seeds: those that both have.
-        effect: the geometric mean of its ratios to the best one, over these seeds, more than 1 where it is worse; or
-            the mean of its differences from it, more than 0.
-        low, high: the interval of the effect.
-        told: whether it can be told from the best.
+        configuration: the one that is compared.
+        seeds: the number of seeds that both have.
+        effect: the geometric mean of its ratios to the best one over these seeds, more than 1 if it is worse; or the
+            mean of its differences from the best one, more than 0 if it is worse.
+        low, high: the ends of the confidence interval of the effect.
+        differs: whether the interval does not contain "no effect", so that this one is told from the best.
     """
 
     configuration: Configuration
@@ -81,22 +82,22 @@ class Comparison:
     effect: float
     low: float
     high: float
-    told: bool
+    differs: bool
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a sweep says about one metric.
+    """The answer of a sweep for one metric.
 
     Attributes:
         metric: its name; less is better.
         ratios: whether the effects are ratios.
         best: the best configuration, provisional until it is complete.
-        complete: those whose seeds have all finished, best first.
-        comparisons: every configuration of which any seed finished, the best one too, best first.
-        unmeasured: the others.
-        idle: swept keys that make no difference to the metric.
-        command: trains the best configuration again, all its seeds.
+        complete: configurations whose seeds have all finished, best first.
+        comparisons: every configuration of which any seed has finished, the best one included, best first.
+        unmeasured: configurations of which no seed has finished.
+        idle: swept keys that have no effect on the metric.
+        command: trains the best configuration again, with all its seeds.
     """
 
     metric: str
@@ -111,14 +112,15 @@ class Answer:
     @property
     def ties(self) -> list[Configuration]:
         """The configurations that cannot be told from the best, without it."""
-        return [c.configuration for c in self.comparisons if not c.told and c.configuration is not self.best]
+        return [c.configuration for c in self.comparisons if not c.differs and c.configuration is not self.best]
 
     @property
     def twins(self) -> list[Configuration]:
-        """Those of them that have the best one's very numbers: what tells them from it changed nothing measured."""
+        """Those ties whose values equal the best one's exactly: the keys in which they differ have no effect."""
         return [tie for tie in self.ties if tie.values == self.best.values]
 
     def __str__(self) -> str:
+        """The answer in a few lines of text."""
         best, total = self.best, len(self.comparisons) + len(self.unmeasured)
         if best.is_complete:
             lines = [f"best of {total}: {best.label}"]
@@ -133,6 +135,7 @@ class Answer:
         return "\n".join([*lines, *map(str, self.idle)])
 
     def _sureness(self) -> str:
+        """The value of the best configuration, and how many others cannot be told from it."""
         if len(self.best.values) < 2:
             return f"{_mean(self.best)}, which tells nothing apart"
         ties = f"{len(self.ties)} {'other' if len(self.ties) == 1 else 'others'} cannot be told from it"
@@ -148,7 +151,7 @@ def _mean(configuration: Configuration) -> str:
 
 
 def answer(sweep: Sweep, metric: str = METRIC) -> Answer | None:
-    """What the finished jobs of a sweep say about a metric; None where none has measured it."""
+    """The answer of the finished jobs of a sweep for a metric; None if no finished job has measured it."""
     every = configurations(sweep.jobs, metric)
     some = sorted((one for one in every if one.values), key=lambda configuration: configuration.rank)
     if not some:
@@ -183,7 +186,7 @@ def _configuration(jobs: list[Job], metric: str) -> Configuration:
 
 
 def _compare(best: Configuration, others: list[Configuration], *, ratios: bool) -> Iterable[Comparison]:
-    """Every configuration beside the best; those with the same seeds in one go."""
+    """Compare every configuration with the best; those with the same common seeds share one bootstrap."""
     groups: dict[tuple[str, ...], list[Configuration]] = {}
     for other in others:
         common = tuple(seed for seed in best.values if seed in other.values)
@@ -191,25 +194,26 @@ def _compare(best: Configuration, others: list[Configuration], *, ratios: bool) 
     for seeds, members in groups.items():
         if not seeds:
             least = 0.0 if ratios else -math.inf
-            yield from (Comparison(member, 0, math.nan, least, math.inf, told=False) for member in members)
+            yield from (Comparison(member, 0, math.nan, least, math.inf, differs=False) for member in members)
             continue
         values = np.array([[one.values[seed] for one in (best, *members)] for seed in seeds])
         values = np.log(values) if ratios else values
         differences = values[:, 1:] - values[:, :1]
         for member, *found in zip(members, differences.mean(0), *paired_interval(differences), strict=True):
-            told = member is not best and not found[1] <= 0 <= found[2]
+            differs = member is not best and not found[1] <= 0 <= found[2]
             effect, low, high = map(float, np.exp(found) if ratios else found)
-            yield Comparison(member, len(seeds), effect, low, high, told)
+            yield Comparison(member, len(seeds), effect, low, high, differs)
 
 
 def program(sweep: Sweep) -> str:
-    """How the sweep's command begins: `python scripts/train.py`."""
+    """The beginning of the sweep's command, without arguments: `python scripts/train.py`."""
     words = shlex.split(sweep.command)
     options = (index for index, word in enumerate(words) if word.startswith("-") or "=" in word)
     return shlex.join(words[: next(options, len(words))])
 
 
 def _command(sweep: Sweep, configuration: Configuration) -> str:
+    """A shell's command that trains a configuration again, with all its seeds."""
     seeds = [job.overrides[SEED] for job in configuration.jobs if SEED in job.overrides]
     swept = [f"{key}={value}" for key, value in configuration.overrides.items()]
     arguments = [*configuration.jobs[0].fixed, *swept, *([f"{SEED}={','.join(seeds)}"] if seeds else [])]

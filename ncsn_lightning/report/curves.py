@@ -1,4 +1,4 @@
-"""Curves that jobs left: against the noise level from their summaries, against the step from `metrics.csv`."""
+"""Curves of jobs: against the noise level, from their summaries, and against the step, from `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from .metrics import METRIC, by_level
 LEVEL_CURVES = (METRIC, "learned_weighting", "optimal_weighting")
 STEP_CURVES = ("loss/train", "loss/validation", METRIC)
 BINS = 40
-"""Points of a curve against the step at most; finer ones are averaged, evenly on a logarithmic axis."""
+"""The largest number of points of a curve against the step; more are averaged in bins even on a logarithmic axis."""
 
 Points = list[tuple[int, float]]
+"""Steps, and the values there."""
 
 
 def level_curves(jobs: Sequence[Job]) -> dict[str, Any]:
-    """By name: the different sets of levels σ (data units), and for each job which set, and its values there."""
+    """By the names of metrics: the different sets of levels σ (data units), and for each job its set and its values.
+
+    Returns:
+        For each name `sigmas`, a list of sets, and `rows`, one for each job: the index of its set, then its values at
+        the levels of that set; None for a job without values.
+    """
     return {name: found for name in LEVEL_CURVES if (found := _level_curve(jobs, name))["sigmas"]}
 
 
@@ -38,13 +44,13 @@ def _level_curve(jobs: Sequence[Job], name: str) -> dict[str, Any]:
 
 
 def step_curves(jobs: Sequence[Job]) -> dict[str, Any]:
-    """By name: the steps at which curves are drawn, and for each job its values there (None for no value)."""
+    """By the names of metrics: the steps at which curves are drawn, and for each job its values (None for no value)."""
     logs = [_log(job.folder / "metrics.csv") for job in jobs]
     return {name: found for name in STEP_CURVES if (found := _step_curve([log.get(name, []) for log in logs]))["steps"]}
 
 
 def _step_curve(curves: Sequence[Points]) -> dict[str, Any]:
-    """All curves on the same bins."""
+    """All curves, averaged in the same bins."""
     steps = np.unique([step for curve in curves for step, _ in curve if step > 0])
     if not steps.size:
         return {"steps": [], "rows": []}
@@ -67,7 +73,7 @@ def _binned(curve: Points, edges: Any, used: Any) -> list[float | None] | None:
 
 
 def _log(path: Path) -> dict[str, Points]:
-    """The logged values by name; of a file that is being written, its whole lines."""
+    """The logged values by the names of metrics; the last line of a file that is being written is left out."""
     try:
         text = path.read_text()
     except OSError:
@@ -75,11 +81,11 @@ def _log(path: Path) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
         for name in STEP_CURVES:
-            with suppress(KeyError, ValueError, TypeError, OverflowError):  # most rows have not all; a damaged one none
+            with suppress(KeyError, ValueError, TypeError, OverflowError):  # most rows lack some, damaged ones all
                 curves.setdefault(name, []).append((int(float(row["step"])), float(row[name])))
     return curves
 
 
 def rounded(value: float) -> float | None:
-    """Four significant digits, which is what a page can show; None for what is not finite."""
+    """A value with four significant digits, the most that the page shows; None if it is not finite."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

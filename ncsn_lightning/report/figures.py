@@ -1,4 +1,4 @@
-"""The heat map of a sweep as a figure, for documents and loggers; in the style of the package's other figures."""
+"""The heat map of a sweep as a figure for documents and loggers, in the style of the package's other figures."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def heat_map(sweep: Sweep, *, metric: str = METRIC, rows: str | None = None, col
 
     Arguments:
         sweep: with at least two swept keys.
-        metric: less is better, and paler.
-        rows, columns: swept keys; by default the first two that are no seed.
+        metric: its name; less is better, and drawn paler.
+        rows, columns: swept keys; by default the first two other than the seed.
 
     Raises:
-        ValueError: there are not two swept keys, or one that is named is not swept.
+        ValueError: fewer than two keys are swept, or a key that is named is not swept.
     """
     down, across = _axes(sweep, rows, columns)
     grid = [[_values(sweep, metric, {down: y, across: x}) for x in sweep.factors[across]] for y in sweep.factors[down]]
@@ -31,7 +31,7 @@ def heat_map(sweep: Sweep, *, metric: str = METRIC, rows: str | None = None, col
     figure = new_figure(1.3 + 0.5 * len(grid), width=min(WIDTH, 2.6 + 1.15 * means.shape[1]), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(means, cmap=ERROR_MAP, norm=_norm(means), origin="upper", aspect="auto")
-    axes.set_facecolor("#eeeeee")  # where nothing has finished
+    axes.set_facecolor("#eeeeee")  # seen in cells of which no job has finished
     axes.set_xticks(range(means.shape[1]), sweep.factors[across])
     if sum(map(len, sweep.factors[across])) > 70:
         axes.tick_params("x", rotation=20)
@@ -64,7 +64,7 @@ def _values(sweep: Sweep, metric: str, setting: dict[str, str]) -> Array:
 
 
 def _norm(means: Array) -> Normalize:
-    """Logarithmic where the means are positive and span more than a factor of ten."""
+    """The scale of the colours: logarithmic if the means are positive and span more than a factor of ten."""
     found = means[np.isfinite(means)]
     if found.size and found.min() > 0 and found.max() / found.min() > 10:
         return LogNorm(found.min(), found.max())

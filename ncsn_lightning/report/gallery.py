@@ -1,4 +1,4 @@
-"""What the configurations of a sweep drew, as one figure for documents, in the style of the package's other figures."""
+"""The samples of a sweep's configurations as one figure for documents, in the style of the package's other figures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .pictures import Array, Target, read_draws
 
 COLUMNS = 5
 PIXELS = 80
-"""Of the truth's density, along either side."""
+"""The number of pixels of the target's density, along either side."""
 
 SHOWN = 1500
-"""Samples in a panel at most."""
+"""The largest number of samples in a panel."""
 
 NOTE = """blue: the target,
 square-root scale
@@ -35,12 +35,12 @@ the best is first"""
 
 @styled
 def sample_gallery(sweep: Sweep, *, metric: str = METRIC) -> Figure:
-    """A panel for each configuration, the best first: the target's draws, and the network's over their right half.
+    """A panel for each configuration, the best first: draws of the target, and samples over their right half.
 
     Arguments:
-        sweep: whose jobs left samples.
-        metric: less is better; its mean ± standard error is each panel's title, and the job with the middle value is
-            the one that is shown.
+        sweep: of jobs that left samples.
+        metric: its name; less is better. Each panel's title has the mean ± standard error, and the panel shows the job
+            with the middle value.
 
     Raises:
         ValueError: no finished job left samples.
@@ -85,7 +85,7 @@ def _square(truth: Array) -> Limits:
 
 
 def _middle(configuration: Configuration) -> Job:
-    """The job with the middle value."""
+    """The job of a configuration whose value is the middle one."""
     finished = sorted(configuration.values, key=lambda seed: configuration.values[seed])
     seed = finished[len(finished) // 2]
     return next(job for job in configuration.jobs if job.overrides.get(SEED, "") == seed)

@@ -1,4 +1,4 @@
-"""Whether the jobs of a sweep are a grid, and what matters on it, or off it."""
+"""Whether the jobs of a sweep form a grid, and which swept keys matter: by analysis of variance, else by a forest."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .variance import Array, analysis_of_variance, complete_part
 SCALES = ("linear", "log")
 
 FILLED = 0.5
-"""Of the product of all swept values, the planned jobs of a grid fill more than this share."""
+"""The planned jobs of a grid are more than this share of all combinations of swept values."""
 
 
 def is_grid(sweep: Sweep) -> bool:
-    """Whether the planned jobs fill the product of their values, or most of it; points of a search do not."""
+    """Whether the planned jobs are most of the combinations of their values; the points of a search are not."""
     levels = _levels(sweep.jobs, list(sweep.factors))
     return bool(levels) and len(sweep.jobs) > FILLED * math.prod(len(values) for values in levels.values())
 
@@ -29,9 +29,9 @@ def variance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
     """The exact analysis of variance of a metric and of its logarithm, on the grid or the largest part without holes.
 
     Returns:
-        None where there is no grid, or nothing left of it; else `jobs`, how many it uses, `seeds`, how many of them are
-        in a cell, `left_out`, the values that it does without, by their keys, and the effects as `linear` and, where
-        all values are positive, `log`.
+        None if there is no grid, or no part of it is complete. Else a dictionary: `jobs`, the number of jobs used;
+        `seeds`, the number of seeds in each cell; `left_out`, the values that are not used, by their keys; `linear`,
+        the effects; and `log`, the effects on the logarithm, or None if a value is not positive.
     """
     factors = [key for key in sweep.factors if key != SEED]
     if not factors or not is_grid(sweep):
@@ -42,7 +42,7 @@ def variance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
     part = _first(cells[np.ix_(*kept)], seeds)
     if part.size < 2:
         return None
-    # A factor of one level is none.
+    # A factor with one level explains nothing.
     varied = [axis for axis in range(len(factors)) if part.shape[axis] > 1]
     values = part.reshape(*(part.shape[axis] for axis in varied), seeds)
     names = [factors[axis] for axis in varied]
@@ -60,20 +60,20 @@ def variance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
 
 
 def _largest_part(cells: Array) -> tuple[list[list[int]], int]:
-    """The levels that are kept, and how many seeds of every cell: as many values as possible without holes."""
+    """The levels that are kept, and the number of seeds in every cell, so that as many values as possible are used."""
     found = (~np.isnan(cells)).sum(-1)
     parts = [(complete_part(found >= seeds), seeds) for seeds in range(1, cells.shape[-1] + 1)]
     return max(parts, key=lambda part: part[1] * math.prod(map(len, part[0])))
 
 
 def _first(cells: Array, seeds: int) -> Array:
-    """The first values of every cell that are there, `[*levels, seeds]`."""
+    """The first values in every cell, skipping those that are missing, `[*levels, seeds]`."""
     order = np.argsort(np.isnan(cells), axis=-1, kind="stable")
     return np.take_along_axis(cells, order, axis=-1)[..., :seeds]
 
 
 def importance_shares(sweep: Sweep, metric: str) -> dict[str, Any] | None:
-    """The random forest's word on points that are no grid; None for a grid, or where none would be needed."""
+    """The shares that a random forest gives the swept keys of points that form no grid; None for a grid."""
     if is_grid(sweep):
         return None
     found = [(job, value) for job in sweep.jobs if not math.isnan(value := measured(job, metric))]

@@ -1,8 +1,8 @@
-"""Swept keys that make no difference: jobs that differ in nothing else have the very same numbers.
+"""Swept keys without effect: jobs that differ in nothing but the key have exactly the same values of a metric.
 
-A training is a function of its configuration and its seed, to the last bit. So where two jobs differ in one key and a
-metric of theirs is equal to its last digit, the key took no part in it. A schedule, for instance, shapes the sampling
-alone where training draws its levels from a continuous density.
+A training is decided by its configuration and its seed, to the last bit. So if two jobs differ in one key and their
+values of a metric are equal to the last digit, the key has no effect on it. For example, the schedule affects only the
+sampling if the training draws its levels from a continuous density.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..sweeps.folder import Job, Sweep
 from .metrics import SEED, measured, names
 
 SPANS = 3
-"""Metrics that are named, at most, of those to which a key makes a difference."""
+"""The largest number of other metrics that are named, on which the key does have an effect."""
 
 TIMES = ("training_time", "sampling_time")
-"""What no two jobs have in common."""
+"""Metrics that differ between any two jobs."""
 
 
 class Span(NamedTuple):
-    """A metric to which a key does make a difference: its lowest and highest mean over a value of the key."""
+    """A metric on which a key has an effect: the lowest and highest of its means over the jobs of each value."""
 
     metric: str
     low: float
@@ -32,14 +32,14 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Idle:
-    """A key that makes no difference to a metric.
+    """A swept key that has no effect on a metric.
 
     It is printed as `schedule: no effect on score_error; density_tv 0.09 … 0.42`.
 
     Attributes:
         key: swept over.
-        metric: to which it makes none.
-        spans: the metrics to which it makes most.
+        metric: on which the key has no effect.
+        spans: the metrics on which the key has the largest effects.
     """
 
     key: str
@@ -47,12 +47,13 @@ class Idle:
     spans: list[Span]
 
     def __str__(self) -> str:
+        """A line that names the key, the metric and the spans."""
         spans = ", ".join(f"{name} {low:.2g} … {high:.2g}" for name, low, high in self.spans)
         return f"{self.key}: no effect on {self.metric}; {spans or 'none on anything else either'}"
 
 
 def idle_factors(sweep: Sweep, metric: str) -> list[Idle]:
-    """The swept keys, but for the seed, that make no difference to a metric wherever finished jobs can tell."""
+    """The swept keys other than the seed that have no effect on a metric, as far as finished jobs show it."""
     found = []
     for key in sweep.factors:
         groups = _alike_but_for(key, sweep.jobs, metric) if key != SEED else []
@@ -62,7 +63,7 @@ def idle_factors(sweep: Sweep, metric: str) -> list[Idle]:
 
 
 def _alike_but_for(key: str, jobs: Sequence[Job], metric: str) -> list[list[Job]]:
-    """Jobs that measured a metric and differ in one key alone, two or more in a group."""
+    """Groups of two or more jobs that measured a metric and differ in one key alone."""
     groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
     for job in jobs:
         if not math.isnan(measured(job, metric)):
@@ -76,7 +77,7 @@ def _differ(group: Sequence[Job], metric: str) -> bool:
 
 
 def _spans(key: str, groups: list[list[Job]], metric: str) -> list[Span]:
-    """The metrics that differ most within the groups; their means over the jobs of each value of the key."""
+    """The metrics that differ most between the values of the key, with their lowest and highest means."""
     jobs = [job for group in groups for job in group]
     spans = []
     for name in names(jobs):

@@ -1,9 +1,9 @@
-"""What matters where the points are no grid: the functional analysis of variance of a random forest.
+"""Which keys matter if the points form no grid: the functional analysis of variance of a random forest.
 
-The forest is a model of the metric, and models find something everywhere: a parameter without any effect gets a share
-too. So one more parameter is added to every point, a random number, and the share that it gets is what a parameter that
-matters must exceed (Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML
-2014; Optuna's implementation).
+The forest is a model of the metric (Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter
+Importance, ICML 2014; Optuna's implementation). It gives a share to a parameter without any effect too. So a random
+number is added to every point as one more parameter, and only a parameter whose share exceeds that of the random number
+can be said to matter.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 LEAST_POINTS = 10
-"""Below this number a forest says nothing."""
+"""The smallest number of points to which a forest is fitted."""
 
 
 class Importance(NamedTuple):
-    """A parameter's share of the variance, by the forest's word.
+    """A parameter's share of the variance, according to the forest.
 
     Attributes:
         key: of the parameter.
-        share: of the variance that single parameters explain.
-        chance: the share of a parameter that is a random number.
+        share: of the parameter in the variance that single parameters explain.
+        chance: the share of the random number.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Importance(NamedTuple):
 
 
 def installed() -> bool:
-    """Whether the packages that this needs are there (the extra `search`)."""
+    """Whether the packages that the forest needs are installed (the extra `search`)."""
     return all(importlib.util.find_spec(name) for name in ("optuna", "sklearn"))
 
 
@@ -41,7 +41,7 @@ def importances(points: Sequence[Mapping[str, str]], values: Sequence[float]) ->
 
     Args:
         points: the parameters of each job, as the command line gives them; numbers count as numbers.
-        values: the metric, one a point.
+        values: the metric at each point.
     """
     if len(points) < LEAST_POINTS or len(set(values)) == 1:
         return []
@@ -69,7 +69,7 @@ def importances(points: Sequence[Mapping[str, str]], values: Sequence[float]) ->
 
 
 def _keys(points: Sequence[Mapping[str, str]]) -> list[str]:
-    """Those that differ between points."""
+    """The parameters that differ between points."""
     every = dict.fromkeys(key for point in points for key in point)
     return [key for key in every if len({point.get(key) for point in points}) > 1]
 

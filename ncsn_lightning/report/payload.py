@@ -1,4 +1,4 @@
-"""Everything that a page shows, as plain data: columns with one entry a job, and what Python worked out from them."""
+"""The data of a page, ready for JSON: columns with an entry for each job, and the statistics computed from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from .pictures import gallery
 
 
 def payload(sweep: Sweep, metric: str = METRIC) -> dict[str, Any]:
-    """What the page of a sweep shows, ready for JSON; `metric` is the one that it opens with."""
+    """The data that the page of a sweep shows.
+
+    Args:
+        sweep: as read a moment ago.
+        metric: the one that the page shows when it opens.
+    """
     metrics = names(sweep.jobs)
     values = [scalars(job) for job in sweep.jobs]
     return {
@@ -41,7 +46,7 @@ def payload(sweep: Sweep, metric: str = METRIC) -> dict[str, Any]:
 
 
 def provenance(sweep: Sweep) -> dict[str, Any]:
-    """Where the jobs come from: how many of each revision and set of versions, totals, and who writes this."""
+    """The origin of the jobs: how many were made by each revision and version, totals, and the program writing this."""
     ended = [job.summary for job in sweep.jobs if job.summary]
     counts = Counter((str(s.get("revision")), str(s.get("versions", {}).get("ncsn-lightning"))) for s in ended)
     writer = (str(revision()), versions()["ncsn-lightning"])
@@ -60,7 +65,7 @@ def provenance(sweep: Sweep) -> dict[str, Any]:
 
 
 def _factor(key: str, sweep: Sweep) -> dict[str, Any]:
-    """A swept key: its values (numbers in order of size), and how each is written in a shell."""
+    """A swept key: its values, numbers in order of size, and the override of each, quoted for a shell."""
     values = list(dict.fromkeys([*sweep.factors[key], *(j.overrides[key] for j in sweep.jobs if key in j.overrides)]))
     numbers = [_number(value) for value in values]
     numeric = not any(number is None for number in numbers)
@@ -75,6 +80,7 @@ def _factor(key: str, sweep: Sweep) -> dict[str, Any]:
 
 
 def _number(text: str) -> float | None:
+    """A finite number; None for any other text."""
     try:
         number = float(text)
     except ValueError:
@@ -83,7 +89,9 @@ def _number(text: str) -> float | None:
 
 
 def _columns(sweep: Sweep) -> dict[str, list[Any]]:
-    order = {factor["key"]: {v: i for i, v in enumerate(factor["values"])} for factor in _factors(sweep)}
+    """The facts of all jobs, a list for each fact; `levels` has the index of each factor's value, -1 for none."""
+    factors = [_factor(key, sweep) for key in sweep.factors]
+    order = {factor["key"]: {v: i for i, v in enumerate(factor["values"])} for factor in factors}
     jobs = sweep.jobs
     return {
         "hash": [job.hash for job in jobs],
@@ -97,16 +105,12 @@ def _columns(sweep: Sweep) -> dict[str, list[Any]]:
     }
 
 
-def _factors(sweep: Sweep) -> Sequence[dict[str, Any]]:
-    return [_factor(key, sweep) for key in sweep.factors]
-
-
 def _maybe(value: object) -> float | None:
     return rounded(float(value)) if isinstance(value, int | float) else None
 
 
 def _answer(found: Answer, sweep: Sweep) -> dict[str, Any]:
-    """Configurations are named by the index of their first job."""
+    """An answer as plain data, in which each configuration is named by the index of its first job."""
     index = {job.hash: place for place, job in enumerate(sweep.jobs)}
 
     def first(jobs: Sequence[Job]) -> int:
@@ -121,13 +125,14 @@ def _answer(found: Answer, sweep: Sweep) -> dict[str, Any]:
         "idle": list(map(str, found.idle)),
         "ratios": found.ratios,
         "comparisons": [
-            [first(c.configuration.jobs), c.seeds, *map(rounded, (c.effect, c.low, c.high)), c.told]
+            [first(c.configuration.jobs), c.seeds, *map(rounded, (c.effect, c.low, c.high)), c.differs]
             for c in found.comparisons
         ],
     }
 
 
 def _shares(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The analysis of variance as plain data."""
     if found is None:
         return None
     effects = {scale: found[scale] and [[e.factors, *map(rounded, e[1:])] for e in found[scale]] for scale in SCALES}

@@ -1,4 +1,4 @@
-"""`sweep.csv`: one row a job, for whatever reads tables."""
+"""`sweep.csv`, the table of a sweep with one row for each job."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-r"""What matters on a full grid: the exact analysis of variance.
+r"""Which factors matter on a full grid: the exact analysis of variance.
 
-Values y on a grid of factors, with n seeds in every cell, split without any model into one part for every set S of
-factors (a main effect, an interaction), and into what the seeds alone do,
+Values y on a grid of factors, with n seeds in every cell, are split without any model into one part for every set S of
+factors (a main effect or an interaction) and a residual r, which is due to the seeds alone,
 
 $$y = \sum_S e_S + r,\qquad e_S = \bar y_S - \sum_{T \subsetneq S} e_T,\qquad r = y - \bar y_\text{cell},$$
 
-where ȳ_S is the mean over all that is not in S. The parts are orthogonal, so their sums of squares add up to the whole,
-and their shares to 1 (Fisher, Statistical Methods for Research Workers, 1925, ch. VII–VIII).
+where ȳ_S is the mean over all factors that are not in S. The parts are orthogonal, so their sums of squares add up to
+the whole, and their shares to 1 (Fisher, Statistical Methods for Research Workers, 1925, ch. VII–VIII).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Effect(NamedTuple):
     Attributes:
         factors: one for a main effect, several for their interaction, none for the seeds' own share.
         share: of the total sum of squares.
-        chance: the share it would have on average if the seeds alone caused it; NaN where one seed cannot tell.
+        chance: the share it would have on average if the seeds alone caused it; NaN if each cell has one seed.
     """
 
     factors: tuple[str, ...]
@@ -75,14 +75,14 @@ def _subsets(n: int) -> list[tuple[int, ...]]:
 def complete_part(present: NDArray[np.bool_]) -> list[list[int]]:
     """The indices of a full part of a grid with holes, axis by axis.
 
-    As long as there are holes, the level goes that has the largest share of them (of several, the one that takes the
-    fewest values with it), so that whole factors are kept where single seeds or settings failed.
+    As long as there are holes, the level with the largest share of holes is removed; of several, the one with the
+    fewest values. So whole factors are kept if single seeds or settings failed.
 
     Args:
-        present: where the grid has a value.
+        present: whether the grid has a value, one axis for each factor.
 
     Returns:
-        For each axis the levels that are kept; empty lists where nothing is left.
+        For each axis the levels that are kept; empty lists if nothing is left.
     """
     kept = [list(range(size)) for size in present.shape]
     while True:

@@ -1,4 +1,4 @@
-"""What the W&B run of a sweep holds."""
+"""The content of a sweep's W&B run: its configuration, its summary, tables and a heat map."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .metrics import names, scalars
 
 
 def write_run(sweep: Sweep, settings: dict[str, Any]) -> list[str]:
-    """Write a sweep's W&B run, or go on in it.
+    """Write a sweep's W&B run, or update it.
 
     Args:
         sweep: as read a moment ago.
-        settings: project, group and the like.
+        settings: arguments of the run, such as its project and group.
 
     Returns:
-        A line that says where it is, if it is online.
+        A line that says where the run is, if it is online.
     """
     run = start_wandb(sweep.folder, f"{sweep.name}-report", name=sweep.name, job_type="report", **settings)
     try:
@@ -56,12 +56,12 @@ def _fill(run: Any, sweep: Sweep, found: Answer | None) -> None:
     if found and len(sweep.factors) > 1:
         picture = Image.open(io.BytesIO(png(heat_map(sweep, metric=found.metric))))
         content["heat_map"] = wandb.Image(picture)
-    run.config.update(config, allow_val_change=True)  # by jobs that ended since the run was begun
+    run.config.update(config, allow_val_change=True)  # the best configuration may have changed since the last update
     run.log(content)
 
 
 def _jobs(sweep: Sweep) -> wandb.Table:
-    """One row a job, as in `sweep.csv`."""
+    """The table of all jobs, with the columns of `sweep.csv`."""
     metrics = names(sweep.jobs)
     columns: list[Any] = ["state", "hash", *sweep.factors, *metrics, "steps", "wall_time", "reason"]
 
@@ -79,13 +79,13 @@ def _jobs(sweep: Sweep) -> wandb.Table:
 
 
 def _configurations(found: Answer) -> wandb.Table:
-    """The configurations by their means, each beside the best one."""
+    """The table of configurations, sorted by their means, each compared with the best one."""
     columns: list[Any] = ["configuration", found.metric, "standard error", "seeds"]
     columns += ["ratio to best" if found.ratios else "difference", "low", "high", "told from best"]
     rows = [
         [
             *(c.configuration.label, c.configuration.mean, _finite(c.configuration.standard_error)),
-            *(len(c.configuration.values), _finite(c.effect), _finite(c.low), _finite(c.high), c.told),
+            *(len(c.configuration.values), _finite(c.effect), _finite(c.low), _finite(c.high), c.differs),
         ]
         for c in found.comparisons
     ]
@@ -93,5 +93,5 @@ def _configurations(found: Answer) -> wandb.Table:
 
 
 def _finite(value: float | None) -> float | None:
-    """The value, or nothing where it is no number: a table of W&B has no other word for it."""
+    """The value, or None if it is not finite, because a table of W&B holds no other mark for a missing number."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a sweep says as one more W&B run beside those of its jobs; and the one line that uploads all of them later."""
+"""The W&B run of a sweep, beside those of its jobs, and the command that uploads all of them later."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..core.atomic_files import shown
 from ..sweeps.folder import Sweep
 
 WANDB_RUN = "ncsn_lightning.training.loggers.WandbRun"
-"""The class that a job's configuration names; its module imports torch, which a sweep that is done does without."""
+"""The name of the W&B logger in a job's configuration. It is written out because its module imports torch."""
 
 OF_A_JOB = ("_target_", "folder", "run_id", "name", "job_type", "tags")
-"""Arguments of a job's W&B run that the sweep's does not share."""
+"""Arguments of a job's W&B run that the sweep's own run does not share."""
 
 
 def log_sweep(sweep: Sweep) -> list[str]:
-    """Write a sweep's W&B run, if its jobs have one and any has ended since it was last written.
+    """Write a sweep's W&B run, if its jobs have W&B runs and any of them has ended since the last writing.
 
-    Its job type is `report`, its group that of the jobs. It holds the table of all jobs, the configurations by their
-    means, the heat map of the first two factors, and the best configuration. Later commands of the same sweep go on in
-    it.
+    The run has the job type `report` and the group of the jobs. It holds the table of all jobs, the configurations by
+    their means, the heat map of the first two factors, and the best configuration. Later commands of the same sweep
+    update it.
 
     Args:
         sweep: as read a moment ago.
 
     Returns:
-        Lines for the user: where the run is, or what uploads all runs of the sweep later.
+        Lines for the user: where the run is, or the command that uploads all runs of the sweep later.
     """
     settings = _settings(sweep)
     if settings is None:
@@ -44,7 +44,7 @@ def log_sweep(sweep: Sweep) -> list[str]:
 
 
 def _settings(sweep: Sweep) -> dict[str, Any] | None:
-    """Project, group and whatever else the runs of the jobs have in common; None where no job has a W&B run."""
+    """The arguments that the W&B runs of the jobs have in common, such as the project; None if no job has a run."""
     for job in sweep.jobs:
         path = job.folder / "config.yaml"
         has_run = (job.folder / "wandb").is_dir() and path.is_file()
@@ -56,20 +56,20 @@ def _settings(sweep: Sweep) -> dict[str, Any] | None:
 
 
 def _is_recent(sweep: Sweep) -> bool:
-    """Whether no job has ended since the sweep's run was last written."""
+    """Whether the sweep's W&B run was written after the last job ended."""
     ends = [path.stat().st_mtime for job in sweep.jobs if (path := job.folder / "summary.json").is_file()]
     written = [path.stat().st_mtime for path in sweep.folder.glob("wandb/*run-*/*.wandb")]
     return max(ends, default=0.0) < max(written, default=0.0)
 
 
 def _pending(sweep: Sweep) -> bool:
-    """Whether a run of the sweep or of a job of it is on this disk alone."""
+    """Whether the W&B run of the sweep or of one of its jobs has not been uploaded."""
     places = (sweep.folder, *(job.folder for job in sweep.jobs))
     runs = (path for place in places for path in place.glob("wandb/offline-run-*/*.wandb"))
     return any(not path.with_suffix(".wandb.synced").exists() for path in runs)
 
 
 def _sync_command(folder: Path) -> str:
-    """Of a shell, which spells out the `*`."""
+    """The command of a shell, which expands the `*`."""
     place = shlex.quote(shown(folder))
     return f"wandb sync {place}/wandb {place}/*/wandb"

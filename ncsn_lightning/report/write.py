@@ -1,4 +1,4 @@
-"""`report.html`: one file with everything in it, that opens from disk and asks nothing of a network."""
+"""`report.html`: one file that contains everything it shows, opens from disk and uses no network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCRIPTS = (
     "jobs.js",
     "main.js",
 )
-"""In the order in which they build on each other; they share one scope."""
+"""The scripts of the page in the order in which they build on each other; they share one scope."""
 
 
 def write_report(sweep: Sweep, *, metric: str = METRIC) -> Path:
@@ -41,7 +41,7 @@ def write_report(sweep: Sweep, *, metric: str = METRIC) -> Path:
 
     Args:
         sweep: as read a moment ago.
-        metric: by which the page opens; less is better.
+        metric: the one that the page shows when it opens; less is better.
 
     Returns:
         The page.
@@ -56,8 +56,11 @@ def write_report(sweep: Sweep, *, metric: str = METRIC) -> Path:
 def page(sweep: Sweep, *, metric: str = METRIC) -> str:
     """The text of `report.html`.
 
-    Whatever a configuration holds reaches the page as text: escaped by the template, or as JSON without `<`, `>`, `&`.
-    Besides, the page's own policy lets the browser run none but these scripts, and ask nobody for anything.
+    All values of a configuration reach the page as text: escaped by the template, or as JSON without `<`, `>`, `&`.
+    Besides, the page's content security policy lets the browser run only these scripts, and use no network.
+
+    Args:
+        sweep, metric: see `write_report`.
     """
     environment = Environment(
         loader=PackageLoader("ncsn_lightning.report", "page"),
@@ -85,7 +88,7 @@ def _file(name: str) -> str:
 
 
 def _json(data: Any) -> Markup:
-    """JSON that cannot end the element it stands in, whatever its strings hold."""
+    """JSON that can stand inside a script element, since its strings cannot end the element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -93,7 +96,7 @@ def _json(data: Any) -> Markup:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: `42 s`, `3 min 20 s`, `5 h 12 min`."""
+    """Seconds as text for people: `42 s`, `3 min 20 s`, `5 h 12 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,1 +1,1 @@
-"""The life of a sweep: its folder, who trains which job, what is left to do. Nothing here imports torch."""
+"""A sweep: its folder, its jobs, which process trains which job, and what is left to do. Nothing here imports torch."""

@@ -1,7 +1,8 @@
-"""Jobs that train in child processes of a sweep's (joblib): told that it stops, and watching whether it lives.
+"""Jobs that train in child processes of a sweep (joblib): how they are stopped with it, and notice when it is gone.
 
-The sweep asks those that train by SIGTERM, leaves word in its folder for those that are between two jobs, and waits
-until all have saved. A SIGTERM to one of them alone stops the job that it trains, and no other.
+A sweep that is asked to stop sends SIGTERM to the children that train, leaves a file in its folder for those that are
+between two jobs, and waits until all have saved themselves. A SIGTERM to one child alone stops the job that it trains,
+and no other.
 """
 
 from __future__ import annotations
@@ -9,15 +10,50 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..core import signals
-from ..core.lease import Holder
+from ..core.lease import holder
+from .folder import Job
 
-_told: set[int] = set()
+
+class Children:
+    """The child processes of a sweep, as seen by the process that made them.
+
+    Args:
+        folder: of the sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._notice = _notice(folder, os.getpid())
+        self._asked: set[int] = set()
+
+    def __enter__(self) -> Self:
+        self._notice.unlink(missing_ok=True)  # left by an earlier process of the same number
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._notice.unlink(missing_ok=True)
+
+    def pass_on_stop(self, jobs: Sequence[Job]) -> None:
+        """If this process was asked to stop, ask its children too; once none of them trains, end the waiting.
+
+        Args:
+            jobs: of the sweep, as they are at this moment.
+        """
+        if not signals.asked():
+            return
+        self._notice.touch()
+        holders = [holder(job.folder) for job in jobs if job.state == "running"]
+        children = [one for one in holders if one and one.is_here() and one.parent == os.getpid()]
+        for child in children:
+            if child.pid not in self._asked:
+                self._asked.add(child.pid)
+                os.kill(child.pid, signal.SIGTERM)
+        if not children:
+            signals.wake()
 
 
 def is_orphan() -> bool:
@@ -26,33 +62,12 @@ def is_orphan() -> bool:
     return parent is not None and os.getppid() != parent.pid
 
 
-@contextmanager
-def word_for_children(folder: Path) -> Iterator[Callable[[], None]]:
-    """What leaves word in a sweep's folder that this process stops it, which its children read before every job."""
-    word = _word(folder, os.getpid())
-    word.unlink(missing_ok=True)  # of a process that had this number before
-    try:
-        yield word.touch
-    finally:
-        word.unlink(missing_ok=True)
-
-
 def parent_stops(folder: Path) -> bool:
-    """Whether the process that made this one has left word in the sweep's folder."""
+    """Whether the process that made this one has left the notice that it stops in the sweep's folder."""
     parent: Any = multiprocessing.parent_process()
-    return parent is not None and _word(folder, parent.pid).exists()
+    return parent is not None and _notice(folder, parent.pid).exists()
 
 
-def _word(folder: Path, pid: int) -> Path:
+def _notice(folder: Path, pid: int) -> Path:
+    """The file by which a process says that it stops its sweep; children look for it before every job."""
     return folder / f".stopping-{pid}"
-
-
-def tell(holders: list[Holder]) -> None:
-    """Ask those of these that are children of this process to stop; where none is left, this process need not wait."""
-    children = [one for one in holders if one.is_here() and one.parent == os.getpid()]
-    for child in children:
-        if child.pid not in _told:
-            _told.add(child.pid)
-            os.kill(child.pid, signal.SIGTERM)
-    if not children:
-        signals.wake()

@@ -1,13 +1,14 @@
-"""What a sweep's folder holds, read into records; of a sweep that is planned, runs, was interrupted or has ended.
+"""A sweep's folder, read into records, whether the sweep is planned, runs, was interrupted or has ended.
 
-`<sweep>/sweep.json` names the jobs, `<sweep>/<hash>/` is the folder of one. A job's state is what is found there:
+`<sweep>/sweep.json` names the jobs, and `<sweep>/<hash>/` is the folder of a job. The state of a job follows from the
+files in its folder:
 
 | state | how it is known |
 |---|---|
 | running | its lease is alive |
 | finished, failed, diverged, preempted | its `summary.json` says so |
-| interrupted | it was taken, and neither is there: a process was killed; a truncated `summary.json` counts as none |
-| waiting | nobody ever took it |
+| interrupted | it has a lease that is not alive and no whole `summary.json`, because its process was killed |
+| waiting | it has neither a lease nor a summary |
 """
 
 from __future__ import annotations
@@ -24,16 +25,15 @@ from ..runs.summary import read_summary
 
 State = Literal["waiting", "running", "interrupted", "finished", "failed", "diverged", "preempted"]
 
-
 STOPPED: dict[State, str] = {
     "interrupted": "its process was killed; run the command again to go on",
     "preempted": "asked to stop; run the command again to go on",
 }
-"""Why a job did not finish that nothing is wrong with."""
+"""Reasons for states in which a job did not finish although nothing is wrong with it."""
 
 
 class NoSweepError(ValueError):
-    """A folder that no sweep left."""
+    """A folder is not the folder of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        hash: of what can change its result; the name of its folder.
-        folder: where it is, or will be.
-        overrides: of the swept keys, as the command line gives them: `{"schedule": "karras", "seed": "0"}`.
-        fixed: overrides that all jobs have in common, `["trainer.max_steps=2000"]`.
-        state: see above.
-        summary: its `summary.json`, empty where there is none.
+        hash: of the configuration, as far as it can change the result; the name of the job's folder.
+        folder: of the job, which may not exist yet.
+        overrides: values of the swept keys, as the command line gives them: `{"schedule": "karras", "seed": "0"}`.
+        fixed: overrides of all other keys, `["trainer.max_steps=2000"]`.
+        state: see the table above.
+        summary: the content of `summary.json`; empty if there is none.
     """
 
     hash: str
@@ -58,13 +58,13 @@ class Job:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The last numbers; empty unless the job ended."""
+        """The job's last metrics; empty unless the job ended."""
         metrics: dict[str, Any] = self.summary.get("metrics") or {}
         return metrics
 
     @property
     def reason(self) -> str:
-        """One line on why the job did not finish; empty where it did, runs or waits."""
+        """One line on why the job did not finish; empty for a job that finished, runs or waits."""
         if self.state in STOPPED:
             return STOPPED[self.state]
         lines = (self.summary.get("error") or "").strip().splitlines()
@@ -81,13 +81,13 @@ class Sweep:
 
     Attributes:
         folder: of the sweep.
-        name: of the sweep: its folder's, or its swept keys where that is a hash.
-        question: what it asks, the first comment of its file; None for a sweep without a file.
-        command: of a shell, that runs or resumes it.
-        factors: swept keys and all their values as the command line gives them, in its order.
-        jobs: one record a job.
-        revision: of the code that planned it last; None for an installed copy.
-        versions: likewise, of what the numbers depend on.
+        name: the folder's name, or the swept keys if the folder's name is a hash.
+        question: what the sweep asks, the first comment of its file; None for a sweep without a file.
+        command: a shell's command that runs or resumes the sweep.
+        factors: swept keys with all their values, as the command line gives them and in its order.
+        jobs: one record for each job.
+        revision: of the code that planned the sweep last; None for an installed copy.
+        versions: of the packages on which the numbers depend, when the sweep was planned last.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ def read_sweep(folder: Path | str) -> Sweep:
     """Read a sweep's folder as it is at this moment.
 
     Raises:
-        NoSweepError: there is no sweep, naming what is missing.
+        NoSweepError: there is no sweep; the message names what is missing.
     """
     folder = Path(folder).expanduser()
     plan = read_plan(folder)
@@ -117,7 +117,11 @@ def read_sweep(folder: Path | str) -> Sweep:
 
 
 def find_sweep(name: str, root: Path) -> Path:
-    """The folder of a sweep: a path, or else the name of a folder or of a sweep among those of `root`.
+    """The folder of a sweep.
+
+    Args:
+        name: a path, else the name of a folder in `root`, else the name that a sweep in `root` has in its report.
+        root: the folder of all sweeps.
 
     Raises:
         NoSweepError: several sweeps have this name.
@@ -141,10 +145,10 @@ def _name(path: Path) -> str | None:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """What `sweep.json` says: the fields of a `Sweep`, jobs as plain data by their hash.
+    """The content of `sweep.json`: the fields of a `Sweep`, with its jobs as plain data by their hashes.
 
     Raises:
-        NoSweepError: there is none, or it is not one.
+        NoSweepError: there is no such file, or it is damaged.
     """
     path = folder / "sweep.json"
     if not folder.is_dir():
@@ -161,7 +165,13 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def read_job(sweep: Path, name: str, *, overrides: dict[str, str], fixed: list[str]) -> Job:
-    """The record of the job `name` as it is at this moment."""
+    """The record of a job as it is at this moment.
+
+    Args:
+        sweep: the sweep's folder.
+        name: the job's hash.
+        overrides, fixed: see `Job`.
+    """
     folder = sweep / name
     held, summary = holder(folder), read_summary(folder)
     state: State

@@ -1,4 +1,4 @@
-"""The life of one job in the process that trains it: taken, gone on with, and never left without a last word."""
+"""One job in the process that trains it: the job is taken, begun or resumed, and always left with a summary."""
 
 from __future__ import annotations
 
@@ -23,37 +23,38 @@ from .folder import read_plan
 log = logging.getLogger(__name__)
 
 ELSEWHERE = "elsewhere"
-"""The result of a job that another process trains, or has ended since the sweep began."""
-
+"""The result of a job that another process trains, or that has ended since the sweep began."""
 
 RETRY = "retry"
-"""A file in the folder of a job that did not finish and is to go on: its last word stands until it does."""
+"""A file in the folder of a job that did not finish and is to be tried again. Until then its old summary is kept."""
 
 TAG = 64
-"""The longest tag that W&B takes."""
-
+"""The largest number of characters in a tag of W&B."""
 
 GROUP = 100
-"""Characters of a sweep's name in that of its W&B group, which takes 128."""
+"""The largest number of characters of a sweep's name in the name of its W&B group, which may have 128."""
 
 
 class JobFailed(RuntimeError):  # noqa: N818  (it names the status of a job)
-    """The job's summary says failed, diverged or preempted; the message is its one line."""
+    """A job failed, diverged or was preempted; the message is the one line that says why."""
 
 
 def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: Path) -> float | str:
-    """Train one job to its end, from where it was left, unless another process does; return its score error.
+    """Train one job to its end, from where it was left, and return its score error.
 
-    Every task of a job of Slurm calls this: the first one takes the lease, the others follow it.
+    Every task of a job of Slurm calls this function: the first task takes the lease, the others follow it.
 
     Args:
-        compose: makes the plain configuration.
-        overrides: the job's, for its summary.
-        folder: the job's, named by the hash of the configuration.
+        compose: makes the plain configuration, which takes time and is done only if the job is trained here.
+        overrides: of the job, for its summary.
+        folder: of the job, named by the hash of the configuration.
+
+    Returns:
+        The score error, or `ELSEWHERE` if another process trains the job or has ended it.
 
     Raises:
-        JobFailed: it did not finish.
-        Stopped: someone stops the sweep; in a child process of it, that is a JobFailed too.
+        JobFailed: the job did not finish, or this is a child process and the sweep is stopped.
+        Stopped: the sweep is stopped.
     """
     if has_ended(folder):
         return ELSEWHERE
@@ -71,14 +72,19 @@ def run(compose: Callable[[], dict[str, Any]], *, overrides: list[str], folder: 
             return ELSEWHERE
         except signals.Stopped as stop:
             if children.is_orphan():
-                os._exit(1)  # nobody is left to take a result
-            if signals.in_child():  # where it would end the others', unsaved
+                os._exit(1)  # no process is left to take a result
+            if signals.in_child():  # joblib would kill the other children, unsaved, if this one ended by `Stopped`
                 raise JobFailed("stopped") from stop
             raise
 
 
-def named(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A job's configuration with what loggers call it: the sweep's name for its group, swept overrides for the rest."""
+def with_names(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A job's configuration with its names for loggers: its group is the sweep, its name and tags the swept overrides.
+
+    Args:
+        config: the plain configuration.
+        folder: of the job, inside that of its sweep.
+    """
     plan, sweep = read_plan(folder.parent), folder.parent.name
     pairs = [f"{key}={value}" for key, value in plan["jobs"][folder.name]["overrides"].items()]
     group = sweep if plan["name"] == sweep else f"{plan['name'][:GROUP]} ({sweep})"
@@ -91,13 +97,13 @@ def named(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the last word about a job is that it finished, or that it did not and is not to be tried again."""
+    """Whether a job's summary says that it finished, or that it failed or diverged and is not to be tried again."""
     status = read_summary(folder).get("status")
     return status == "finished" or (status in ("failed", "diverged") and not (folder / RETRY).exists())
 
 
 def _quieten() -> None:
-    """Leave the console to the sweep; the job's log has all."""
+    """Show only warnings on the console, where the sweep's own view is; the job's log file has every line."""
     for handler in set(logging.getLogger().handlers) - set(log_files()):
         handler.setLevel(logging.WARNING)
 
@@ -108,10 +114,10 @@ def _run(compose: Callable[[], dict[str, Any]], overrides: list[str], folder: Pa
     lease = take(folder)
     if lease is None:
         return ELSEWHERE
-    with lease, _noticing_the_parents_death():
-        if has_ended(folder):  # since it was looked for
+    with lease, _stopping_when_orphaned():
+        if has_ended(folder):  # another process may have ended it before this one had the lease
             return ELSEWHERE
-        with _in_one_line(folder), write_summary_on_failure(folder, overrides, lease):
+        with _failing_in_one_line(folder), write_summary_on_failure(folder, overrides, lease):
             return _train(compose(), overrides, lease)
 
 
@@ -121,7 +127,7 @@ def _train(config: dict[str, Any], overrides: list[str], lease: Lease | None) ->
     from ..runs import lifecycle
     from ..training.callbacks.lease import LeaseGuard
 
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves to be complained of
+    tqdm.set_lock(threading.RLock())  # the default lock is a semaphore, which a killed process would leak
     begun = (Path(config["paths"]["folder"]) / "config.yaml").exists()
     guards = [LeaseGuard(lease)] if lease else []
     return lifecycle.go_on(config, overrides=overrides, begun=begun, in_sweep=True, callbacks=guards)
@@ -139,8 +145,8 @@ def _first_task_trains(folder: Path) -> bool:
 
 
 @contextmanager
-def _in_one_line(folder: Path) -> Iterator[None]:
-    """Whatever ends the job, as the sweep is told of it."""
+def _failing_in_one_line(folder: Path) -> Iterator[None]:
+    """Remove the job's old summary, and turn what ends the job into a JobFailed, or into Stopped if it was stopped."""
     for name in ("summary.json", RETRY):
         (folder / name).unlink(missing_ok=True)
     try:
@@ -152,19 +158,20 @@ def _in_one_line(folder: Path) -> Iterator[None]:
             signals.note(signal.SIGTERM)
             signals.check()
         reason = _reason(error, folder)
-        if batch():  # whose log nobody else writes
+        if batch():  # a job of Slurm has its own log, into which the sweep writes nothing
             log.error("%s", reason)
         raise JobFailed(reason) from error
 
 
 def _reason(error: BaseException, folder: Path) -> str:
+    """One line on why a job failed."""
     if isinstance(error, OSError) and error.errno in FULL:
         return f"{folder}: {error.strerror}; make room, then run the sweep again"
     return one_line(error)
 
 
 @contextmanager
-def _noticing_the_parents_death() -> Iterator[None]:
+def _stopping_when_orphaned() -> Iterator[None]:
     """Ask this process to stop when the sweep that made it is gone."""
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Writing `sweep.json`: the jobs of a command joined to those that earlier ones left in the same folder."""
+"""Writing `sweep.json`: the jobs of a command are joined to those of earlier commands in the same folder."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Line = dict[str, str]
 
 
 def title(swept: list[str]) -> str:
-    """The name of a sweep that was given none: what it asks, `schedule × weighting × seed`."""
+    """The name of a sweep that was given none: its swept keys, `schedule × weighting × seed`."""
     return " × ".join(swept)
 
 
 def write_plan(
     folder: Path, jobs: list[Planned], planner: Planner, *, named: bool, question: str | None, command: str
 ) -> None:
-    """Note the jobs of a command in the sweep's folder, whole or not at all, beside those that are there.
+    """Add the jobs of a command to `sweep.json` in the sweep's folder; the file is replaced whole.
 
     Args:
         folder: of the sweep.
         jobs: of the command.
         planner: of the command.
-        named: whether somebody gave the folder its name; else it is a hash, and the sweep is called by its swept keys.
+        named: whether a user or a file named the folder; else its name is a hash, and the swept keys are the title.
         question: what the sweep asks.
-        command: of a shell, that runs these jobs.
+        command: a shell's command that runs these jobs.
 
     Raises:
         NoSweepError: there is a damaged `sweep.json`.
@@ -58,7 +58,7 @@ def write_plan(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other commands from joining their jobs at the same moment, of which some would be lost."""
+    """Wait until no other command writes `sweep.json`, for of two at the same moment one would lose its jobs."""
     while not (lease := take(folder / ".plan")):
         time.sleep(0.05)
     with lease:
@@ -66,7 +66,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _joined(old: dict[str, Any], jobs: list[Planned], planner: Planner, command: str) -> dict[str, Any]:
-    """An old plan, or none, and the jobs of a command."""
+    """The old plan, which may be empty, joined with the jobs of a command."""
     lines = {name: _by_key([*job["fixed"], *_texts(job["overrides"])]) for name, job in old.get("jobs", {}).items()}
     lines |= {job.hash: _by_key(job.line) for job in jobs}
     factors = _factors(lines, [*old.get("factors", {}), *(key for job in jobs for key in job.swept)])
@@ -88,7 +88,12 @@ def _joined(old: dict[str, Any], jobs: list[Planned], planner: Planner, command:
 
 
 def _without_namesakes(jobs: dict[str, Any], ours: set[str]) -> dict[str, Any]:
-    """Without those that say the same as one of ours, and yet are others: they were composed of other defaults."""
+    """Leave out old jobs whose overrides are those of one of ours but whose hashes differ, since defaults have changed.
+
+    Args:
+        jobs: old and ours, by their hashes.
+        ours: the hashes of the jobs of this command.
+    """
 
     def said(name: str) -> str:
         return json.dumps([jobs[name]["overrides"], sorted(jobs[name]["fixed"])], sort_keys=True)
@@ -98,6 +103,7 @@ def _without_namesakes(jobs: dict[str, Any], ours: set[str]) -> dict[str, Any]:
 
 
 def _warn_of_a_mixture(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Log what an old plan and the new one do not have in common: defaults, the revision, versions of packages."""
     if gone := old.get("jobs", {}).keys() - new["jobs"].keys():
         text = "%s: %d jobs of the same words had other defaults; they are left out, and their folders stay"
         log.warning(text, folder, len(gone))
@@ -116,7 +122,7 @@ def _texts(overrides: dict[str, str]) -> list[str]:
 
 
 def _factors(lines: dict[str, Line], swept: list[str]) -> list[str]:
-    """The swept keys, and those in which the commands of one folder differ."""
+    """The swept keys, and the keys in which the commands of one folder differ."""
     every = dict.fromkeys(key for line in lines.values() for key in line)
     differing = [key for key in every if len({line.get(key) for line in lines.values()}) > 1]
     return list(dict.fromkeys([*swept, *(key for key in differing if can_change_result(key.lstrip("+~")))]))

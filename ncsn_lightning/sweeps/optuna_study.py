@@ -1,14 +1,14 @@
-"""The study of a search: which points were proposed, and what they gave, in a file that outlives any process.
+"""The study of a search: the points that were proposed and their values, in a file that outlives every process.
 
-Optuna is driven directly, for its Hydra plugin cannot go on with a study on disk: the released one
+Optuna is called directly, because its plugin for Hydra cannot resume a study on disk: the released one
 (hydra-optuna-sweeper 1.3) crashes on sqlite, and 1.4 is a release candidate. So a point of a search is trained by the
-same jobs as a point of a grid, and shares all they have: a folder by hash, a lease, checkpoints, a last word.
+same jobs as a point of a grid, each with its folder named by a hash, its lease, its checkpoints and its summary.
 
-The study is a journal, as Optuna and its dashboard read it. It needs no locks of the file system, and a process that is
-killed while writing loses at most one line. Whatever happens, a search proposes what it would have:
+The study is a journal, which Optuna and its dashboard read. It needs no locks of the file system, and a process that is
+killed while writing loses at most one line. An interrupted search proposes the same points as an undisturbed one:
 
 - the sampler of a trial is seeded by the study's name and the trial's number alone;
-- one process at a time proposes, the one that holds the study's lease; several may work on one search.
+- only the process that holds the study's lease proposes, so that several processes may work on one search.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Journal:
     """A study on disk, `study/journal.log` in the sweep's folder.
 
     Args:
-        folder: of the sweep, whose name is the study's.
-        space: what each parameter of a trial is drawn from.
-        setting: all that a trial's value depends on, the ranges of the parameters too: texts by their keys.
+        folder: of the sweep; the study has its name.
+        space: the distribution from which each parameter of a trial is drawn.
+        setting: the overrides on which a trial's value depends, the ranges of the parameters included, by their keys.
     """
 
     def __init__(self, folder: Path, space: dict[str, BaseDistribution], setting: dict[str, str]) -> None:
@@ -50,7 +50,7 @@ class Journal:
         """The trials at this moment, in the order in which they were proposed.
 
         Raises:
-            Refusal: another setting made them.
+            Refusal: the study was made with another setting.
         """
         if not (self.folder / "journal.log").exists():
             return []
@@ -58,11 +58,11 @@ class Journal:
 
     @contextmanager
     def held(self) -> Iterator[Study]:
-        """The study, for this process alone; waits until it is.
+        """Wait until no other process holds the study, and hold it inside the `with` block.
 
         Raises:
-            Stopped: someone stops the sweep.
-            Refusal: another setting made it.
+            Stopped: the sweep is stopped.
+            Refusal: the study was made with another setting.
         """
         while not (lease := take(self.folder)):
             signals.check()
@@ -75,11 +75,16 @@ class Journal:
             yield study
 
     def propose(self, study: Study, *, until: int) -> list[FrozenTrial]:
-        """All trials; new ones follow the old ones until there are so many."""
+        """All trials, after proposing new ones.
+
+        Args:
+            study: held by this process.
+            until: how many trials there should be in all.
+        """
         import optuna
 
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            if trial.params.keys() != self.space.keys():  # whoever proposed it was killed while writing it down
+            if trial.params.keys() != self.space.keys():  # the process that proposed it was killed while writing it
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         for number in range(len(self.whole(study)), until):
             key = hashlib.sha256(f"{study.study_name} {number}".encode()).digest()
@@ -88,7 +93,7 @@ class Journal:
         return self.whole(study)
 
     def whole(self, study: Study) -> list[FrozenTrial]:
-        """The trials that have all their parameters."""
+        """The trials that have all their parameters, unlike one whose process was killed while writing it."""
         return [trial for trial in study.get_trials(deepcopy=False) if trial.params.keys() == self.space.keys()]
 
     def _open(self) -> Study:
@@ -98,7 +103,7 @@ class Journal:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(self.folder / "journal.log")))
-        if studies := storage.get_all_studies():  # one, whose name is the folder's before it was moved
+        if studies := storage.get_all_studies():  # there is one, named after the folder, which may have been moved
             study = optuna.load_study(study_name=studies[0].study_name, storage=storage)
         else:
             study = optuna.create_study(study_name=self.name, storage=storage, load_if_exists=True)
@@ -124,10 +129,10 @@ def demand_optuna() -> None:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Optuna draws from for `lr=tag(log,interval(1e-4,1e-2))`, `n=range(1,9)`, `schedule=linear,karras`.
+    """Optuna's distribution for `lr=tag(log,interval(1e-4,1e-2))`, `n=range(1,9)` or `schedule=linear,karras`.
 
     Raises:
-        Refusal: that is no range.
+        Refusal: the interval or range is empty, or cannot be logarithmic.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -147,14 +152,14 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def ends(found: Any) -> list[Any]:
-    """The ends of a range, or all choices."""
+    """The two ends of a distribution over numbers, or all choices of a categorical one."""
     from optuna.distributions import CategoricalDistribution
 
     return list(found.choices) if isinstance(found, CategoricalDistribution) else [found.low, found.high]
 
 
 def text(value: Any) -> str:
-    """A parameter's value on a command line; five digits of a number are enough to search by."""
+    """A parameter's value on a command line; numbers have five digits, which are enough for a search."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
@@ -163,7 +168,7 @@ def _line(key: str, setting: dict[str, str]) -> str:
 
 
 def _mend(path: Path) -> None:
-    """Take back the half of a line that a full disk left at the end of a journal."""
+    """Remove the incomplete line that a full disk or a killed process left at the end of a journal."""
     content = path.read_bytes() if path.exists() else b""
     if content and not content.endswith(b"\n"):
         path.write_bytes(content[: content.rfind(b"\n") + 1])

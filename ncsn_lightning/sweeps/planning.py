@@ -17,7 +17,7 @@ from ..config.overrides import no_values
 from ..config.plain import Refusal, can_change_result, config_hash, plain
 
 OF_THE_SWEEP = ("sweep", "sweep_name", "retry_failed")
-"""What a command line says about the sweep as a whole."""
+"""Keys by which a command line says something about the sweep as a whole."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Planned:
     """One job that a command line asks for.
 
     Attributes:
-        hash: of what can change its result.
-        line: all its overrides, in the order of the command line.
-        swept: keys of those that tell it from other jobs.
+        hash: of the configuration, as far as it can change the result.
+        line: all overrides of the job, in the order of the command line.
+        swept: keys in which the jobs of the command differ.
         config: its plain configuration.
     """
 
@@ -51,10 +51,10 @@ class Planner:
         self._composed: dict[tuple[tuple[str, ...], ...], DictConfig] = {}
 
     def parse(self, arguments: list[str]) -> dict[str, Override]:
-        """Overrides by their keys, of which the last one of each counts, in their order.
+        """Overrides by their keys, in their order; of several with one key the last counts.
 
         Raises:
-            Refusal: they sweep over nothing, or over what can change no result.
+            Refusal: an override sweeps over no value, or over a key that can change no result.
         """
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         swept = [override for override in overrides if override.is_sweep_override()]
@@ -72,8 +72,8 @@ class Planner:
         """The different jobs that `arguments` span, in their order.
 
         Raises:
-            Refusal: they sweep over nothing, over what can change no result, or over a continuum.
-            HydraException: Hydra cannot compose them.
+            Refusal: an override sweeps over no value, over a continuum, or over a key that can change no result.
+            HydraException: Hydra cannot compose a job.
         """
         overrides, keys = self.parse(arguments), self.swept(arguments)
         jobs: dict[str, Planned] = {}
@@ -83,15 +83,21 @@ class Planner:
         return list(jobs.values())
 
     def job(self, line: list[str], *, swept: list[str]) -> Planned:
-        """The job of one list of overrides, of which those of the keys `swept` tell it from others."""
+        """The job of one list of overrides.
+
+        Args:
+            line: the overrides, each with one value.
+            swept: keys in which this job differs from others.
+        """
         config = self._plain(self.compose(line))
         return Planned(config_hash(config), line, swept, config)
 
     def compose(self, line: list[str]) -> DictConfig:
-        """The configuration of one list of overrides, until the next call.
+        """The configuration of one list of overrides, which the next call may change.
 
-        Hydra takes a tenth of a second for one, nearly all of it for the choice of groups. So what it made of these is
-        kept, and the plain values of a job, which it sets last in any case, take the place of those of the job before.
+        Hydra takes a tenth of a second for a configuration, nearly all of it for the choice of groups. So the
+        configuration of each choice of groups is cached, and only the plain values of a job are set anew in it. Hydra
+        would set these last too.
         """
         overrides = OverridesParser.create().parse_overrides(line)
         late = self._late(overrides)
@@ -104,11 +110,11 @@ class Planner:
             for override in late:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
-            return self._load(line)  # which says what is wrong in Hydra's words
+            return self._load(line)  # Hydra refuses these overrides too, with its own message
         return config
 
     def value(self, line: list[str], key: str) -> str:
-        """What a list of overrides leaves a key, or group, at that it does not name."""
+        """The value of a key, or the option of a group, in the configuration of a list of overrides."""
         config = self.compose(line)
         choices = config.hydra.runtime.choices
         return str(choices[key] if key in choices else OmegaConf.select(config, key))
@@ -116,12 +122,12 @@ class Planner:
     def _load(self, line: list[str]) -> DictConfig:
         config = self.loader.load_sweep_config(self.master, line)
         with open_dict(config):
-            config.hydra.runtime.output_dir = ""  # only the job knows it
+            config.hydra.runtime.output_dir = ""  # only the process that runs the job knows it
             config.hydra.job.num = 0
         return config
 
     def _late(self, overrides: list[Override]) -> list[Override]:
-        """Of some overrides those that set one value, which no other of them has to do with."""
+        """The overrides that set a single value that no other override sets, contains or lies in."""
         values = [override for override in overrides if not self._chooses(override)]
         keys = [f"{override.key_or_group}." for override in values]
 
@@ -136,6 +142,7 @@ class Planner:
         return override.key_or_group in self._groups and not isinstance(override.value(), dict)
 
     def _plain(self, config: DictConfig) -> dict[str, Any]:
+        """The plain configuration of a job; Hydra's resolvers read the job's own configuration meanwhile."""
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         hydra = HydraConfig.instance()
         before = hydra.cfg
@@ -147,10 +154,10 @@ class Planner:
 
 
 def choices(override: Override) -> list[str]:
-    """All overrides that a sweep makes of one, or itself.
+    """All overrides that a sweep makes of one; an override without a sweep stays as it is.
 
     Raises:
-        Refusal: they are a continuum.
+        Refusal: the sweep is over a continuum.
     """
     if not override.is_sweep_override():
         return [str(override.input_line)]

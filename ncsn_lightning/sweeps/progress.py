@@ -1,4 +1,4 @@
-"""How far the running jobs of a sweep are, by the metrics that they write into their folders."""
+"""How far the running jobs of a sweep are, read from the `metrics.csv` in their folders."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TAIL = 16_384
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running job is.
+    """How far a running job is.
 
     Attributes:
-        step: optimiser steps taken when it logged last.
-        total: that it will take; None where that is not known.
-        loss: the training loss that it logged last, as text; empty before the first one.
-        left: seconds until its last step, at the speed that was seen; None where no speed was.
+        step: optimiser steps taken when the job logged last.
+        total: optimiser steps that the job will take; None if that is not known.
+        loss: the training loss logged last, as text; empty before the first one.
+        left: seconds until the last step, at the speed seen so far; None before a speed has been seen.
     """
 
     step: int
@@ -31,25 +31,30 @@ class Progress:
 
     @property
     def is_trained(self) -> bool:
-        """Whether all steps are taken, so that only samples and pictures are to come."""
+        """Whether all steps are taken, so that only samples and pictures are left to be made."""
         return self.total is not None and self.step >= self.total
 
 
 class Watch:
-    """Looks at running jobs again and again, and so learns how fast they are."""
+    """Looks at running jobs again and again, and so measures how fast they are."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[int, float]] = {}
 
     def look(self, job: Job, total: int | None) -> Progress | None:
-        """Where a job is now; None before it has logged anything."""
+        """How far a job is now; None before it has logged anything.
+
+        Args:
+            job: that runs.
+            total: the optimiser steps that it will take; None if that is not known.
+        """
         found = read_last(job.folder / "metrics.csv")
         if found is None:
             return None
         step, loss = found
         now = time.monotonic()
         begun, started = self._first.setdefault(job.hash, (step, now))
-        if step < begun:  # it was begun anew
+        if step < begun:  # the job was begun anew
             begun, started = self._first[job.hash] = step, now
         speed = (step - begun) / (now - started) if step > begun else 0.0
         left = (total - step) / speed if total and speed else None
@@ -57,7 +62,7 @@ class Watch:
 
 
 def read_last(path: Path) -> tuple[int, str] | None:
-    """The last step in a `metrics.csv`, whole or being written, and the last training loss; None without a row."""
+    """The last step and the last training loss in a `metrics.csv`, which may be half written; None without a step."""
     try:
         with open(path, "rb") as file:
             head = file.readline()

@@ -1,4 +1,4 @@
-"""From planned jobs to ended ones: what is left is launched, what another process trains is waited for."""
+"""Running the jobs of a command: those that are left are launched, and those that another process trains awaited."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -27,13 +27,14 @@ from .planning import Planned
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""How often one command begins a job whose processes are killed before they save anything further."""
+"""How often one command begins a job whose process is killed each time before it has saved anything new."""
 
 ENDED: tuple[State, ...] = ("finished", "failed", "diverged")
+"""States of a job that has ended by itself."""
 
 
 class JobRunner:
-    """Sees that every job of a command ends.
+    """Runs the jobs of a command until every one has ended.
 
     Args:
         folder: of the sweep.
@@ -48,7 +49,7 @@ class JobRunner:
         self.jobs: dict[str, Planned] = {}
 
     def add(self, jobs: list[Planned]) -> None:
-        """More jobs of the command."""
+        """Add jobs to those of the command."""
         self.jobs |= {job.hash: job for job in jobs}
 
     def read(self, name: str) -> Job:
@@ -58,25 +59,32 @@ class JobRunner:
         return read_job(self.folder, name, overrides=overrides, fixed=[])
 
     def steps(self, name: str) -> int | None:
-        """The optimiser steps that one of the jobs will take; None where only its training knows."""
+        """The optimiser steps that one of the jobs will take; None if its configuration does not say."""
         steps = self.jobs[name].config["trainer"].get("max_steps")
         return steps if isinstance(steps, int) and steps > 0 else None
 
     def unfinished(self, *, retry_failed: bool) -> list[str]:
-        """Jobs that this command has to see to: all but the finished ones, and those that failed if it leaves them."""
+        """The jobs that this command has to run.
+
+        Args:
+            retry_failed: whether jobs that failed or diverged are among them.
+        """
         leave = ENDED[:1] if retry_failed else ENDED
         return [name for name in self.jobs if self.read(name).state not in leave]
 
     def run(self, names: list[str]) -> None:
-        """Run these jobs, or wait for who runs them, until each has ended or died.
+        """Run jobs, or wait for the processes that run them, until each has ended or died.
+
+        Args:
+            names: the hashes of the jobs.
 
         Raises:
-            Stopped: someone stops the sweep.
+            Stopped: the sweep is stopped.
         """
         for name in names:
-            if self.read(name).state in (*ENDED[1:], "preempted"):  # of an earlier command
+            if self.read(name).state in (*ENDED[1:], "preempted"):  # in an earlier command
                 (self.folder / name / RETRY).touch()
-        names = sorted(names)  # by their hashes, which is as good as shuffled: an early look sees a bit of everything
+        names = sorted(names)  # sorting by hash shuffles the jobs, so that an early report shows some of everything
         died: Counter[str] = Counter()
         while names := [name for name in names if self._left(name)]:
             free = [name for name in names if self.read(name).state != "running"]
@@ -86,7 +94,7 @@ class JobRunner:
                 time.sleep(1)
 
     def _launch(self, names: list[str], died: Counter[str]) -> set[str]:
-        """Launch jobs, and return those that need no more of this command."""
+        """Launch jobs, and return the hashes of those that this command need not run again."""
         before = {name: self._begun(name) for name in names}
         saved = {name: self._saved(name) for name in names}
         try:
@@ -95,75 +103,75 @@ class JobRunner:
             begun = [name for name in names if self._begun(name) > before[name]]
             if not begun:
                 raise
-            # When one of joblib's processes is killed all are, so what another job saved since counts for it.
+            # When one of joblib's processes is killed all of them are, so a job that has saved since is not to blame.
             dead = [name for name in begun if self.read(name).state == "interrupted"]
             died.update(name for name in dead if self._saved(name) == saved[name])
             log.warning("the launcher gave up (%s); what is left is launched anew", one_line(error).partition(". ")[0])
-            return {name for name in begun if self._has_spoken(name) or died[name] == TRIES}
-        answers = dict(zip(names, returns, strict=True))
-        for name, answer in answers.items():
-            if answer.status == JobStatus.FAILED and self._begun(name) == before[name] and not signals.asked():
-                reason = _reason(answer)
-                log.error("%s: %s", self.folder / name, one_line(reason))
-                text = "".join(traceback.format_exception(reason))
-                line = self.jobs[name].line
-                write_summary_for(self.folder / name, "failed", error=text, wall_time=0.0, overrides=line)
-        return {name for name, answer in answers.items() if not _elsewhere(answer)}
+            return {name for name in begun if self._has_new_summary(name) or died[name] == TRIES}
+        results = dict(zip(names, returns, strict=True))
+        for name, result in results.items():
+            if result.status == JobStatus.FAILED and self._begun(name) == before[name] and not signals.asked():
+                self._note_failure(name, _reason(result))
+        return {name for name, result in results.items() if not _is_elsewhere(result)}
+
+    def _note_failure(self, name: str, reason: BaseException) -> None:
+        """Log and write the summary of a job that failed before it could do so itself."""
+        log.error("%s: %s", self.folder / name, one_line(reason))
+        text = "".join(traceback.format_exception(reason))
+        overrides = self.jobs[name].line
+        write_summary_for(self.folder / name, "failed", error=text, wall_time=0.0, overrides=overrides)
 
     def _left(self, name: str) -> bool:
         """Whether a job has yet to end, or to be tried again."""
         return self.read(name).state not in ENDED or not has_ended(self.folder / name)
 
-    def _has_spoken(self, name: str) -> bool:
-        """Whether a job has left a last word, and not before it is to be tried again."""
+    def _has_new_summary(self, name: str) -> bool:
+        """Whether a job has written a summary since it was to be tried again."""
         return bool(self.read(name).summary) and not (self.folder / name / RETRY).exists()
 
     def _saved(self, name: str) -> float:
-        """When a job saved itself last; 0 if it never did."""
+        """The time at which a job saved itself last; 0 if it never did."""
         checkpoints = (self.folder / name / "checkpoints").glob("*.ckpt")
         return max((path.stat().st_mtime for path in checkpoints), default=0.0)
 
     def _begun(self, name: str) -> int:
-        """How often a job was begun, by anyone."""
+        """How often a job was begun, by any process."""
         held = holder(self.folder / name)
         return held.number if held else 0
 
     def _line(self, name: str) -> Sequence[str]:
         folder, subfolder = (QuotedString(text, Quote.single).with_quotes() for text in (str(self.folder), name))
-        # unquoted, a hash such as 4294859e70 would be a number
+        # without quotes Hydra would take a hash such as 4294859e70 for a number
         return [*self.jobs[name].line, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subfolder}"]
 
 
-def _reason(answer: JobReturn) -> BaseException:
-    """The exception that a failed job ended with; Hydra raises it anew, and says so on the standard error."""
+def _reason(result: JobReturn) -> BaseException:
+    """The exception that a failed job ended with.
+
+    Hydra raises it when the return value is asked for, and prints a line to the standard error.
+    """
     try:
         with redirect_stderr(StringIO()):
-            raise AssertionError(f"a failed job returned {answer.return_value!r}")
+            raise AssertionError(f"a failed job returned {result.return_value!r}")
     except Exception as reason:
         return reason
 
 
-def _elsewhere(answer: JobReturn) -> bool:
-    return answer.status == JobStatus.COMPLETED and answer.return_value == ELSEWHERE
-
-
-Record = Callable[[list[Planned]], None]
-"""Notes the jobs of a command in its sweep's folder."""
-
-Say = Callable[[str], None]
-"""Prints a line."""
+def _is_elsewhere(result: JobReturn) -> bool:
+    """Whether a job was left to another process."""
+    return result.status == JobStatus.COMPLETED and result.return_value == ELSEWHERE
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """The jobs of a command.
+    """The jobs of a command, to be run round by round.
 
     Attributes:
         opening: what they are, in a few words.
-        sample: jobs that are built before the first one begins, for what is wrong with any of them.
-        total: how many there will be.
-        names: their hashes, round by round; whoever asks for a round has run the one before.
-        well: states in which they may end.
+        sample: jobs that are built before the first one begins, so that wrong values are refused in time.
+        total: how many jobs there will be.
+        names: the hashes of the jobs of each round. The next round is asked for when the one before has been run.
+        well: states in which the jobs should end.
     """
 
     opening: str
@@ -173,14 +181,15 @@ class Rounds:
     well: tuple[State, ...] = ("finished",)
 
 
-def grid(jobs: list[Planned], runner: JobRunner, record: Record, *, retry_failed: bool) -> Rounds:
-    """One round of all that is left of some jobs."""
+def grid(jobs: list[Planned], runner: JobRunner, *, retry_failed: bool) -> Rounds:
+    """One round with all jobs of a grid that are left.
+
+    Args:
+        jobs: of the grid, finished or not.
+        runner: is given all of them.
+        retry_failed: whether those that failed or diverged are run again.
+    """
     runner.add(jobs)
     names = runner.unfinished(retry_failed=retry_failed)
-
-    def once() -> Iterator[list[str]]:
-        record(jobs)
-        yield names
-
     opening = f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}, {len(jobs) - len(names)} done before"
-    return Rounds(opening, [runner.jobs[name] for name in names], len(jobs), once())
+    return Rounds(opening, [runner.jobs[name] for name in names], len(jobs), iter([names]))

@@ -1,4 +1,4 @@
-"""A sweep from its command line to its table: named, planned, checked, run, and told how it ended."""
+"""A sweep from its command line to its table: named, planned, checked, and run; then a table says how it ended."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +22,36 @@ from rich.console import Console
 from ..config.messages import FULL
 from ..config.plain import Refusal, can_change_result, config_hash
 from ..core import signals
-from ..core.lease import holder
-from . import children
-from .folder import Job, State
+from .children import Children
+from .folder import Job
 from .manifest import title, write_plan
 from .planning import Planned, Planner
-from .runner import JobRunner, Record, Rounds, Say, grid
+from .runner import JobRunner, Rounds, grid
 from .same_trainings import fingerprint, idle_lines
-from .terminal import View, table
+from .terminal import View, print_line, table
 
 CHILDREN = ("joblib",)
-"""Launchers whose jobs train in child processes of the sweep's."""
+"""Launchers whose jobs train in child processes of the sweep."""
 
 HERE = ("basic", *CHILDREN)
 """Launchers whose jobs train on this machine."""
 
 IN_A_QUEUE = 16
-"""Jobs of a search that are proposed at once where each waits for its turn."""
+"""The number of jobs of a search that are proposed at once if they wait in a queue, such as Slurm's."""
 
 
-class Unfinished(RuntimeError):  # noqa: N818  (it names what the sweep is)
+class Unfinished(RuntimeError):  # noqa: N818  (it names the state of the sweep)
     """Not every job of the command finished; the message says how many, and what to do."""
 
 
 def settle(config: DictConfig) -> None:
-    """Fill in what a sweep's configuration leaves open: its name, from which follows its folder, and its processes.
+    """Fill in what a sweep's configuration leaves open: its name, from which its folder follows, and its processes.
 
-    The name is the one asked for, that of the sweep's file, else made of what the command asks for. With joblib there
+    The name is `sweep_name`, else that of the sweep's file, else a hash of what the command asks for. With joblib there
     are as many processes as the cores have room for with `threads` each.
 
     Raises:
-        Refusal: the name is no name, or the number of processes no number of any.
+        Refusal: the name cannot name a folder, or the number of processes is not a number of processes.
     """
     name = config.sweep_name
     if name is not None and (not str(name).strip(".") or "/" in str(name)):
@@ -66,14 +64,14 @@ def settle(config: DictConfig) -> None:
         if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs == 0:
             raise Refusal(f"hydra.launcher.n_jobs={n_jobs}: give a number of processes, or -1 for what the cores carry")
         if n_jobs == -1:
-            threads = config.threads if isinstance(config.threads, int) else 1  # which will be refused
+            threads = config.threads if isinstance(config.threads, int) else 1  # anything else will be refused
             config.hydra.launcher.n_jobs = max(1, _cores() // max(1, threads))
 
 
 def _cores() -> int:
     import joblib  # type: ignore[import-untyped]
 
-    return int(joblib.cpu_count())  # that this process may use, in a container too
+    return int(joblib.cpu_count())  # of the cores that this process may use, also in a container
 
 
 def _file_name(config: DictConfig) -> str:
@@ -86,87 +84,111 @@ def _short_hash(overrides: ListConfig) -> str:
     return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:8]
 
 
-def run_sweep(
-    arguments: list[str],
-    config: DictConfig,
-    loader: ConfigLoader,
-    launcher: Launcher,
-    *,
-    report: Callable[[Path], None],
-    publish: Callable[[Path], None],
-) -> None:
-    """Run what is left of a sweep, and print how every job of the command ended.
+class SweepCommand:
+    """One command that runs a sweep, or what is left of it: planned and checked when made, then run.
 
     Args:
         arguments: overrides, with all their values.
         config: of the sweep.
         loader: composes a job's configuration.
         launcher: runs jobs.
-        report: is told of the sweep's folder at the end, whatever the end.
-        publish: is told of it too, unless someone stopped the sweep.
+
+    Attributes:
+        folder: of the sweep.
+        ended: how every job of the command ended, once it has run.
 
     Raises:
         Refusal: a job cannot run; none has.
-        Unfinished: a job did not finish.
     """
-    for name in ("hydra", "hydra_plugins"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # which would announce every job
-    where = config.hydra.runtime.choices["hydra/launcher"]
-    folder = Path(config.hydra.sweep.dir).absolute()
-    _demand_place(folder)
-    for name in ("n_trials", "n_jobs"):
-        _demand_count(name, config.hydra.sweeper)
-    console = Console() if sys.stdout.isatty() else Console(width=1000)
-    say = partial(console.print, markup=False, soft_wrap=True)
-    planner, runner = Planner(loader, config), JobRunner(folder, launcher)
-    named = folder.name != _short_hash(config.hydra.overrides.task)
-    record: Record = partial(
-        write_plan, folder, planner=planner, named=named, question=_question(config), command=_command()
-    )
-    if config.hydra.sweeper.n_trials is None:
-        rounds = grid(planner.span(arguments), runner, record, retry_failed=config.retry_failed)
-    else:
-        rounds = _search(arguments, config, planner, runner, record, say)
-    idle = _check(rounds.sample, folder, here=where in HERE)
-    folder.mkdir(parents=True, exist_ok=True)
-    signals.remember(f"go on from here with: {_command()}")
-    say(f"sweep {folder.name if named else title(planner.swept(arguments)) or folder.name}: {rounds.opening}; {folder}")
-    for line in idle:
-        say(line)
-    try:
-        with (
-            signals.patience() if where in CHILDREN else nullcontext(),
-            children.word_for_children(folder) if where in CHILDREN else nullcontext() as leave_word,
-            View(runner, total=rounds.total, console=console, look=partial(_pass_on, leave_word)) as view,
-        ):
-            for names in rounds.names:
-                runner.run(names)
-                view.update()
-    except (signals.Stopped, SystemExit) as stop:
-        raise Unfinished(f"stopped; go on from here with: {_command()}") from stop
-    except OSError as error:
-        if error.errno in FULL:
-            raise Unfinished(f"{folder}: {error.strerror}; make room, then the same command goes on") from error
-        raise
-    finally:
-        ended = [runner.read(name) for name in runner.jobs]
-        console.print(table(ended, console))
-        report(folder)
-    publish(folder)
-    _demand_all(ended, rounds.well, retry_failed=config.retry_failed)
 
+    def __init__(self, arguments: list[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
+        self.config, self.folder = config, Path(config.hydra.sweep.dir).absolute()
+        self.launcher_name = config.hydra.runtime.choices["hydra/launcher"]
+        self.console = Console() if sys.stdout.isatty() else Console(width=1000)
+        _demand_place(self.folder)
+        for name in ("n_trials", "n_jobs"):
+            _demand_count(name, config.hydra.sweeper)
+        self.planner, self.runner = Planner(loader, config), JobRunner(self.folder, launcher)
+        self.rounds = self._rounds(arguments)
+        self.remarks = _check(self.rounds.sample, self.folder, here=self.launcher_name in HERE)
+        self.is_named = self.folder.name != _short_hash(config.hydra.overrides.task)
+        self.title = self.folder.name if self.is_named else title(self.planner.swept(arguments)) or self.folder.name
+        self.ended: list[Job] = []
 
-def _search(
-    arguments: list[str], config: DictConfig, planner: Planner, runner: JobRunner, record: Record, say: Say
-) -> Rounds:
-    """The jobs of a search, as its sweeper's options want it."""
-    from .search import Search
+    def announce(self) -> None:
+        """Make the sweep's folder, and print what will run in it."""
+        for name in ("hydra", "hydra_plugins"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # Hydra would announce every job
+        self.folder.mkdir(parents=True, exist_ok=True)
+        signals.remember(f"go on from here with: {_command()}")
+        for line in (f"sweep {self.title}: {self.rounds.opening}; {self.folder}", *self.remarks):
+            print_line(self.console, line)
 
-    where, options = config.hydra.runtime.choices["hydra/launcher"], config.hydra.sweeper
-    together = {"basic": 1, "joblib": config.hydra.launcher.get("n_jobs")}.get(where, IN_A_QUEUE)
-    n_jobs, n_trials = options.n_jobs or together, options.n_trials
-    search = Search(arguments, planner, runner, n_trials=n_trials, n_jobs=n_jobs, retry_failed=config.retry_failed)
-    return search.rounds(record, say)
+    def run(self) -> None:
+        """Run all rounds of jobs; at the end, whatever the end, print how each job of the command ended.
+
+        Raises:
+            Unfinished: someone stopped the sweep, or the disk is full.
+        """
+        try:
+            with self._view() as view:
+                for names in self.rounds.names:
+                    self._write_plan()
+                    self.runner.run(names)
+                    view.update()
+        except (signals.Stopped, SystemExit) as stop:
+            raise Unfinished(f"stopped; go on from here with: {_command()}") from stop
+        except OSError as error:
+            if error.errno in FULL:
+                raise Unfinished(
+                    f"{self.folder}: {error.strerror}; make room, then the same command goes on"
+                ) from error
+            raise
+        finally:
+            self.ended = [self.runner.read(name) for name in self.runner.jobs]
+            self.console.print(table(self.ended, self.console))
+
+    def demand_finished(self) -> None:
+        """Raise Unfinished unless every job of the command ended well."""
+        states = Counter(job.state for job in self.ended if job.state not in self.rounds.well)
+        if left := states.total():
+            counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+            again = "the same command tries them again"
+            remedy = again if self.config.retry_failed else "without retry_failed=false they are tried again"
+            raise Unfinished(f"{left} of {len(self.ended)} jobs did not finish ({counts}); {remedy}")
+
+    def _rounds(self, arguments: list[str]) -> Rounds:
+        """The jobs of the command: one round of a grid, or the rounds of a search."""
+        options, retry_failed = self.config.hydra.sweeper, self.config.retry_failed
+        if options.n_trials is None:
+            return grid(self.planner.span(arguments), self.runner, retry_failed=retry_failed)
+        from .search import Search
+
+        at_once = {"basic": 1, "joblib": self.config.hydra.launcher.get("n_jobs")}.get(self.launcher_name, IN_A_QUEUE)
+        n_trials, n_jobs = options.n_trials, options.n_jobs or at_once
+        search = Search(
+            arguments, self.planner, self.runner, n_trials=n_trials, n_jobs=n_jobs, retry_failed=retry_failed
+        )
+        return search.rounds(self.console)
+
+    def _write_plan(self) -> None:
+        """Note the jobs of the command that are known by now in `sweep.json`."""
+        jobs, question = [*self.runner.jobs.values()], _question(self.config)
+        write_plan(self.folder, jobs, self.planner, named=self.is_named, question=question, command=_command())
+
+    @contextmanager
+    def _view(self) -> Iterator[View]:
+        """A view of the jobs, which also asks child processes to stop when the sweep is asked to."""
+        if self.launcher_name in CHILDREN:
+            with (
+                signals.patience(),
+                Children(self.folder) as children,
+                View(self.runner, total=self.rounds.total, console=self.console, look=children.pass_on_stop) as view,
+            ):
+                yield view
+        else:
+            with View(self.runner, total=self.rounds.total, console=self.console) as view:
+                yield view
 
 
 def _demand_count(name: str, options: DictConfig) -> None:
@@ -176,7 +198,7 @@ def _demand_count(name: str, options: DictConfig) -> None:
 
 
 def _demand_place(folder: Path) -> None:
-    """Raise OSError where a folder cannot be made, before anything is done for it."""
+    """Raise OSError if a folder cannot be made, before anything is planned."""
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -185,7 +207,7 @@ def _demand_place(folder: Path) -> None:
 
 
 def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
-    """Build the objects of all jobs once, for what is wrong with any of them is said before one begins.
+    """Build the objects of all jobs once, so that whatever is wrong with any of them is said before one begins.
 
     Of jobs that differ in their seeds alone, one is built, and one with each seed.
 
@@ -195,17 +217,17 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
     Raises:
         Refusal: a job cannot run.
     """
-    lines: dict[str, None] = {}
-    if jobs:
-        from ..config import precheck
+    if not jobs:
+        return []
+    from ..config import precheck
 
-        for job in {_kind(job): job for job in jobs}.values():
-            lines |= dict.fromkeys(precheck.refused(job.config, overrides=job.line))
-        if lines:
-            raise Refusal("\n".join(lines))
-        from ..runs.lifecycle import check
+    kinds = {_kind(job): job for job in jobs}
+    _refuse(line for job in kinds.values() for line in precheck.refused(job.config, overrides=job.line))
+    from ..runs.lifecycle import check  # which takes seconds, so that a mistyped value is said before
+
     prints: dict[str, str | None] = {}
     seeds: set[object] = set()
+    refused: list[str] = []
     for job in jobs:
         kind, seed = _kind(job), job.config.get("seed")
         if kind in prints and seed in seeds:
@@ -216,14 +238,19 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
             prints.setdefault(kind, fingerprint(check(config, overrides=job.line, here=here)))
         except Refusal as refusal:
             prints[kind] = None
-            lines |= dict.fromkeys(str(refusal).splitlines())
-    if lines:
-        raise Refusal("\n".join(lines))
-    return idle_lines(jobs, lambda job: prints[_kind(job)])
+            refused += str(refusal).splitlines()
+    _refuse(refused)
+    return idle_lines(jobs, {job.hash: prints[_kind(job)] for job in jobs})
+
+
+def _refuse(lines: Iterable[str]) -> None:
+    """Raise Refusal with these lines, each of them once, if there are any."""
+    if different := dict.fromkeys(lines):
+        raise Refusal("\n".join(different))
 
 
 def _kind(job: Planned) -> str:
-    """What jobs have in common that differ in their seed alone."""
+    """A hash that jobs share if they differ in their seed alone."""
     return config_hash({**job.config, "seed": None})
 
 
@@ -241,25 +268,7 @@ def _question(config: DictConfig) -> str | None:
 
 
 def _command() -> str:
-    """What a shell runs this command with again."""
+    """The command line that runs this command again, quoted for a shell."""
     program, *arguments = sys.argv
     name = os.path.relpath(program) if program.endswith(".py") else Path(program).name
     return shlex.join([*(["python"] if program.endswith(".py") else []), name, *arguments])
-
-
-def _pass_on(leave_word: Callable[[], None] | None, jobs: list[Job]) -> None:
-    """Tell child processes that train, where there are any, that the sweep stops; when all have saved, stop it."""
-    if leave_word is not None and signals.asked():
-        leave_word()
-        held = [holder(job.folder) for job in jobs if job.state == "running"]
-        children.tell([one for one in held if one])
-
-
-def _demand_all(jobs: list[Job], well: Collection[State], *, retry_failed: bool) -> None:
-    states = Counter(job.state for job in jobs if job.state not in well)
-    if left := states.total():
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        remedy = (
-            "the same command tries them again" if retry_failed else "without retry_failed=false they are tried again"
-        )
-        raise Unfinished(f"{left} of {len(jobs)} jobs did not finish ({counts}); {remedy}")

@@ -1,8 +1,9 @@
-"""Which jobs of a sweep are one and the same training, and differ only in what follows it: its sampling, its pictures.
+"""Which jobs of a sweep are one and the same training, and differ only in what follows it, such as their sampling.
 
 A job that has been built, and not yet trained, holds all that decides its training: the module with its first weights,
-the data module with its target, its levels and its seed. So jobs are the same training where these are the same, byte
-by byte, whatever the configurations say. A schedule, for instance, gives a continuous density of levels its ends alone.
+the data module with its target, its levels and its seed. So two jobs are the same training where these are equal, byte
+by byte, whatever their configurations say. For example, a continuous density of levels takes only its two ends from the
+schedule, so that schedules with the same ends train the same network.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.plain import can_change_result
@@ -33,10 +34,10 @@ BUILT = (
     "score",
     "optimizer",
 )
-"""Groups of which a built module and data module hold what the training takes."""
+"""Groups whose effect on the training is held by the built module and data module."""
 
 AFTERWARDS = ("sampler", "evaluation", "score_test", "callbacks")
-"""Groups that no step of a training depends on: what measures, draws, saves and shows."""
+"""Groups that no step of a training depends on; they measure, draw, save and show."""
 
 
 class _Digest:
@@ -51,7 +52,7 @@ class _Digest:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes tensors by their content alone, for torch's own way of it knows where they lie in memory."""
+    """Writes tensors by their content alone; torch's own pickling would depend on where they lie in memory."""
 
     def reducer_override(self, value: Any) -> Any:
         import torch
@@ -63,7 +64,7 @@ class _Pickler(pickle.Pickler):
 
 
 def fingerprint(job: Job) -> str | None:
-    """A hash of all that decides a training that was built; None where a part of it cannot be compared."""
+    """A hash of all that decides a training that was built; None where a part of it cannot be pickled."""
     digest = _Digest()
     config = {key: value for key, value in job.record.config.items() if key not in (*BUILT, *AFTERWARDS)}
     settings = {key: value for key, value in config.items() if can_change_result(key)}
@@ -73,20 +74,20 @@ def fingerprint(job: Job) -> str | None:
     digest.write(json.dumps(settings, sort_keys=True, default=str).encode())
     try:
         _Pickler(digest).dump((job.module, job.data))
-    except (pickle.PicklingError, AttributeError, TypeError):  # of a module of one's own
+    except (pickle.PicklingError, AttributeError, TypeError):  # a user's own module may hold anything
         return None
     return digest.hash.hexdigest()
 
 
-def idle_lines(jobs: Sequence[Planned], print_of: Callable[[Planned], str | None]) -> list[str]:
-    """A line for the swept keys that change no training, if there are any: which, and how many trainings there are.
+def idle_lines(jobs: Sequence[Planned], prints: Mapping[str, str | None]) -> list[str]:
+    """A line that names the swept keys that change no training, and how many trainings there are; empty without such.
 
     Args:
         jobs: that are about to begin.
-        print_of: the fingerprint of a job, which may leave its seed out of account.
+        prints: the fingerprint of each job by its hash; jobs that differ in their seed alone may share one.
     """
     swept = list(dict.fromkeys(key for job in jobs for key in job.swept if key != SEED))
-    idle = [key for key in swept if _is_idle(key, jobs, print_of)]
+    idle = [key for key in swept if _is_idle(key, jobs, prints)]
     if not idle:
         return []
     trainings = len({_without(job, *idle) for job in jobs})
@@ -98,13 +99,13 @@ def idle_lines(jobs: Sequence[Planned], print_of: Callable[[Planned], str | None
     return [f"{' and '.join(idle)}: {changes}, such as the sampling, so {same}{remedy}"]
 
 
-def _is_idle(key: str, jobs: Sequence[Planned], print_of: Callable[[Planned], str | None]) -> bool:
-    """Whether all jobs that differ in this key alone are one training, and there are such."""
+def _is_idle(key: str, jobs: Sequence[Planned], prints: Mapping[str, str | None]) -> bool:
+    """Whether there are jobs that differ in this key alone, and all of them are one training."""
     groups: dict[tuple[str, ...], list[Planned]] = {}
     for job in jobs:
         groups.setdefault(_without(job, key), []).append(job)
-    prints = [{print_of(job) for job in group} for group in groups.values() if len(group) > 1]
-    return bool(prints) and all(len(found) == 1 and None not in found for found in prints)
+    different = [{prints[job.hash] for job in group} for group in groups.values() if len(group) > 1]
+    return bool(different) and all(len(found) == 1 and None not in found for found in different)
 
 
 def _without(job: Planned, *keys: str) -> tuple[str, ...]:

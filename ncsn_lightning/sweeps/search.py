@@ -1,8 +1,8 @@
-"""A search for the best point of a space: Optuna proposes a few, they are trained, it is told, and proposes again.
+"""A search for the best point of a space: Optuna proposes some points, is told their values, and proposes again.
 
-A trial is one point, trained once for each seed; its value is the mean score error. Where a job diverged there is none,
-and the trial counts as pruned, which is worse than any value. Where a job failed the trial stays open, for the next
-command to try again. All else is as in a grid, `sweep.json` and the report included.
+A trial is one point, trained once for each seed; its value is the mean score error. If a job diverged the trial has no
+value and counts as pruned, which is worse than any value. If a job failed the trial stays open, and the next command
+tries the job again. Everything else is as in a grid, `sweep.json` and the report included.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
+from rich.console import Console
 
 from ..config.plain import Refusal, can_change_result
 from .folder import Job
 from .optuna_study import Journal, demand_optuna, distribution, ends, text
 from .planning import OF_THE_SWEEP, Planned, Planner, choices
-from .runner import JobRunner, Record, Rounds, Say
+from .runner import JobRunner, Rounds
+from .terminal import print_line
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -32,15 +34,15 @@ class Search:
     """A search in a sweep's folder.
 
     Args:
-        arguments: overrides, with all that their values may be.
+        arguments: overrides, each with a value, a list of values or a range.
         planner: of the command.
-        runner: gets the jobs of all trials.
-        n_trials: that the study is to have in the end.
-        n_jobs: that are trained before Optuna proposes again, as far as trials can be halved.
+        runner: is given the jobs of all trials.
+        n_trials: the number of trials that the study should have in the end.
+        n_jobs: the number of jobs that are trained before Optuna proposes again, rounded up to whole trials.
         retry_failed: whether failed jobs are tried again.
 
     Raises:
-        Refusal: there is nothing to search, or the study in the folder is another one.
+        Refusal: there is nothing to search, or the study in the folder has another setting.
     """
 
     def __init__(
@@ -66,40 +68,39 @@ class Search:
         self._jobs: dict[int, list[Planned]] = {}
         self._begun: set[int] = set()
 
-    def rounds(self, record: Record, say: Say) -> Rounds:
-        """What is left of the search.
-
-        Args:
-            record: is told all jobs of the study, whenever there are more.
-            say: is told what each trial gave.
-        """
+    def rounds(self, console: Console) -> Rounds:
+        """What is left of the search; prints what each trial gave."""
         trials = self._add(self.journal.trials())
         done = sum(trial.state.is_finished() for trial in trials)
         opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
         sample = self._corners() if done < self.n_trials else []
         total = max(self.n_trials, len(trials)) * self.seeds
-        return Rounds(opening, sample, total, self._names(record, say), well=("finished", "diverged"))
+        return Rounds(opening, sample, total, self._names(console), well=("finished", "diverged"))
 
     def jobs(self, trial: FrozenTrial) -> list[Planned]:
-        """Those of a trial, one a seed."""
+        """The jobs of a trial, one for each seed."""
         if trial.number not in self._jobs:
             self._jobs[trial.number] = self._at({key: text(value) for key, value in trial.params.items()})
         return self._jobs[trial.number]
 
     def _corners(self) -> list[Planned]:
-        """Jobs in which every parameter takes both its ends, or all its choices."""
+        """A few jobs in which every parameter takes both its ends, or all its choices, to be checked at the start."""
         values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
         longest = max(map(len, values.values()))
         points = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
         return [job for point in points for job in self._at(point)]
 
     def _at(self, point: dict[str, str]) -> list[Planned]:
+        """The jobs of a point, given by its parameters' values, one for each seed."""
         overrides = [[f"{key}={point[key]}"] if key in point else choices(o) for key, o in self.overrides.items()]
         return [self.planner.job(list(line), swept=self.swept) for line in itertools.product(*overrides)]
 
-    def _names(self, record: Record, say: Say) -> Iterator[list[str]]:
+    def _names(self, console: Console) -> Iterator[list[str]]:
+        """The hashes of the jobs of each round; the last round has none, for then no trial is left."""
         tried: set[str] = set()  # two trials may be one point
-        while trials := self._next(record, say):
+        trials: list[FrozenTrial] | None = None
+        while trials or trials is None:
+            trials = self._next(console)
             self._begun |= {trial.number for trial in trials}
             names = dict.fromkeys(job.hash for trial in trials for job in self.jobs(trial))
             left = [name for name in names if name not in tried and self.runner.read(name).state not in self._settled]
@@ -107,40 +108,38 @@ class Search:
             yield left
         values = {trial.value: trial for trial in self.journal.trials() if trial.value is not None}
         if values:
-            say(f"best: score error {min(values):.4g} at {_label(values[min(values)])}")
+            print_line(console, f"best: score error {min(values):.4g} at {_label(values[min(values)])}")
 
     @property
     def _settled(self) -> tuple[str, ...]:
-        """States of jobs with which nothing more is to be done."""
+        """The states of jobs that are not run again."""
         return ("finished", "diverged") if self.retry_failed else ("finished", "diverged", "failed")
 
-    def _next(self, record: Record, say: Say) -> list[FrozenTrial]:
-        """Tell the study what has ended, and take the open trials of its last round, or those of a new one."""
+    def _next(self, console: Console) -> list[FrozenTrial]:
+        """Tell the study the values of ended trials; return the open trials of the last round, or of a new one."""
         with self.journal.held() as study:
-            trials = self._add(self.journal.whole(study))  # of which another process may have begun some
+            trials = self._add(self.journal.whole(study))  # another process may have begun some of them
             for index, trial in enumerate(trials):
                 if not trial.state.is_finished() and (result := self._tell(study, trial)):
-                    say(f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
+                    print_line(console, f"trial {index + 1} of {max(self.n_trials, len(trials))}: {result}")
             trials = self.journal.whole(study)
             round_end = math.ceil(len(trials) / self.at_once) * self.at_once
             if not self._waiting(trials) and round_end == len(trials):
                 round_end += self.at_once
-            trials = self._add(self.journal.propose(study, until=min(round_end, self.n_trials)))
-            record([job for trial in trials for job in self.jobs(trial)])
-        return self._waiting(trials)
+            return self._waiting(self._add(self.journal.propose(study, until=min(round_end, self.n_trials))))
 
     def _add(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The trials, once the runner has their jobs."""
+        """Give the jobs of trials to the runner, and return the trials."""
         for trial in trials:
             self.runner.add(self.jobs(trial))
         return trials
 
     def _waiting(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Those to which this command has not seen yet."""
+        """The open trials that this command has not begun yet."""
         return [trial for trial in trials if not trial.state.is_finished() and trial.number not in self._begun]
 
     def _tell(self, study: Study, trial: FrozenTrial) -> str:
-        """Tell what a trial gave, and return it in words; empty while a job of it has not ended."""
+        """Tell the study the value of a trial, and return it in words; empty while a job of the trial has not ended."""
         from optuna.trial import TrialState
 
         jobs = [self.runner.read(job.hash) for job in self.jobs(trial)]
@@ -160,7 +159,7 @@ def _label(trial: FrozenTrial) -> str:
 
 
 def _value(jobs: list[Job]) -> float | None:
-    """The mean score error; None where there is none, or no finite one."""
+    """The mean score error of jobs; None unless all of them finished and it is finite."""
     if any(job.state != "finished" for job in jobs):
         return None
     mean = math.fsum(float(job.metrics.get("score_error", math.nan)) for job in jobs) / len(jobs)
@@ -168,7 +167,7 @@ def _value(jobs: list[Job]) -> float | None:
 
 
 def _setting(overrides: dict[str, Override]) -> dict[str, str]:
-    """All that a trial's value depends on: values by their keys, without blanks."""
+    """The overrides on which a trial's value depends: their values by their keys, without blanks."""
     settings: dict[str, Any] = {
         key: str(override.input_line).partition("=")[2].replace(" ", "")
         for key, override in overrides.items()

@@ -1,4 +1,4 @@
-"""What a terminal shows of a sweep: one live view while it runs, elsewhere a line a job; at the end a table."""
+"""Output of a sweep: on a terminal a live view while it runs, in a file a line for each job; at the end a table."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ from .runner import JobRunner
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0
-"""Between two looks at the folder."""
+"""Seconds between two looks at the folders of the jobs."""
 
 BAR = 30
-"""Columns of the live view's bar."""
+"""The width of the live view's bar, in characters."""
 
 RUNNING_ROWS = 8
-"""Running jobs that the live view names."""
+"""The largest number of running jobs that the live view names."""
 
 COLUMN = 11
-"""Characters that the table gives settings, a status and a reason at least, on a terminal too narrow for all."""
+"""The least width of a column for settings, a status or a reason, in characters, on a narrow terminal."""
 
 
 class View:
-    """Watches the jobs of a command in their folders, from a thread, and shows how far they are.
+    """Shows how far the jobs of a command are; a thread looks at their folders again and again.
 
     Args:
-        runner: whose jobs they are; a search adds to them.
-        total: how many there will be.
-        console: where to.
-        look: called with all jobs, at every look.
+        runner: of the jobs, to which a search adds more while they run.
+        total: the number of jobs that there will be in the end.
+        console: on which the jobs are shown.
+        look: called with all jobs, whenever their folders have been looked at.
     """
 
-    def __init__(self, runner: JobRunner, *, total: int, console: Console, look: Callable[[list[Job]], None]) -> None:
+    def __init__(
+        self, runner: JobRunner, *, total: int, console: Console, look: Callable[[list[Job]], None] = lambda jobs: None
+    ) -> None:
         self.runner, self.total, self.console, self.look = runner, total, console, look
         self.jobs = {name: runner.read(name) for name in runner.jobs}
         self.before = sum(job.state == "finished" for job in self.jobs.values())
@@ -75,11 +77,11 @@ class View:
         while not self._ended.wait(SECONDS):
             try:
                 self.update()
-            except OSError as error:  # of a file server that is away, perhaps only for now
+            except OSError as error:  # a file server may be unreachable for a while
                 log.warning("%s: not to be read (%s)", error.filename, error.strerror)
 
     def update(self) -> None:
-        """Look at once."""
+        """Look at the folders of the jobs now, and show what has changed."""
         with self._looking:
             self._update()
 
@@ -96,10 +98,10 @@ class View:
         self.jobs[new.hash] = new
         if (not old or new.state != old.state) and new.summary and not self._live:
             done = sum(job.state == "finished" for job in self.jobs.values())
-            self.console.print(f"{done} of {self.total} finished; {_line(new)}", soft_wrap=True, markup=False)
+            print_line(self.console, f"{done} of {self.total} finished; {_line(new)}")
 
     def render(self) -> RenderableType:
-        """The live view: a bar, the counts, the best job so far, the time left, and what runs."""
+        """The live view: a bar, the counts, the time left, the best job so far, and the running jobs."""
         states = Counter(job.state for job in self.jobs.values())
         done, total = states["finished"], self.total
         ended = {state: states[state] for state in ("failed", "diverged", "preempted", "interrupted") if states[state]}
@@ -114,7 +116,7 @@ class View:
         return Group(*rows, *([self._running(running)] if running else []))
 
     def _running(self, jobs: list[Job]) -> Table:
-        """A line for each of some running jobs: which, its step, its loss, the time left for its training."""
+        """A row for each of the first running jobs: its name, its step, its loss, the time left for its training."""
         rows = Table(box=None, pad_edge=False, show_header=False)
         for fixed in (False, True, True, True):
             rows.add_column(no_wrap=fixed, overflow="fold", justify="left")
@@ -126,7 +128,7 @@ class View:
         return rows
 
     def _time_left(self) -> float | None:
-        """Seconds, if the jobs to come take as long as those that this command has seen."""
+        """Seconds until the end, if the jobs to come take as long as those that finished in this command."""
         done = sum(job.state == "finished" for job in self.jobs.values())
         seen = done - self.before
         return (time.monotonic() - self.started) / seen * (self.total - done) if seen else None
@@ -136,27 +138,32 @@ class View:
         return min(scored, key=_score, default=None)
 
 
-def table(jobs: list[Job], console: Console) -> RenderableType:
-    """How every job of a sweep ended: its settings, its status, its score error or a line of reason, its folder.
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it stands: not folded to the console's width, nor read for rich's markup."""
+    console.print(line, soft_wrap=True, markup=False)
 
-    What all jobs have in common is said once, above. Each other key has a column where the console has room for that,
-    and is said in every row where it has not; what is longer than a column is folded into further lines.
+
+def table(jobs: list[Job], console: Console) -> RenderableType:
+    """How every job of a sweep ended: its settings, its status, its score error or the reason, its folder.
+
+    Settings that all jobs have in common are printed once, above. Every other key has a column of its own, or, if the
+    console is too narrow for that, all of them share one. Text that is longer than its column is folded.
     """
     keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
-    told = [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
-    common = [f"{key}={jobs[0].overrides[key]}" for key in keys if key not in told]
+    varied = [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
+    common = [f"{key}={jobs[0].overrides[key]}" for key in keys if key not in varied]
     places = dict.fromkeys(shown(job.folder.parent) for job in jobs)
     above = [f"jobs in {place}" for place in places] + ([f"all with {' '.join(common)}"] if common else [])
-    rows = _rows(jobs, {key: lambda job, key=key: job.overrides.get(key, "") for key in told})  # type: ignore[misc]
+    rows = _rows(jobs, {key: lambda job, key=key: job.overrides.get(key, "") for key in varied})  # type: ignore[misc]
     if Measurement.get(console, console.options.update_width(1000), rows).minimum > console.width:
         rows = _rows(
-            jobs, {"job": lambda job: " ".join(f"{key}={job.overrides[key]}" for key in told if key in job.overrides)}
+            jobs, {"job": lambda job: " ".join(f"{key}={job.overrides[key]}" for key in varied if key in job.overrides)}
         )
     return Group(Text(", ".join(above), overflow="fold"), rows)
 
 
 def _rows(jobs: list[Job], settings: dict[str, Callable[[Job], str]]) -> Table:
-    """A row a job: what `settings` say of it, by the names of their columns, then how it ended."""
+    """A row for each job: its settings, each by a function under the name of its column, and how the job ended."""
     rows = Table(box=None, pad_edge=False)
     for name in (*settings, "status", "score error, or reason"):
         rows.add_column(name, overflow="fold", min_width=COLUMN)

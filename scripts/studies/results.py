@@ -77,7 +77,7 @@ def numbers(found: Answer, comparison: Comparison) -> list[str]:
         return [mean, "the best"]
     sign, form = ("× ", ".3g") if found.ratios else ("", "+.2g")
     effect, low, high = (f"{value:{form}}" for value in (comparison.effect, comparison.low, comparison.high))
-    return [mean, f"{sign}{effect} ({low} to {high})".replace("-", "−") + ("" if comparison.told else ", a tie")]
+    return [mean, f"{sign}{effect} ({low} to {high})".replace("-", "−") + ("" if comparison.differs else ", a tie")]
 
 
 def verdict(found: Answer) -> str:

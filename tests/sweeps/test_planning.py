@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from ncsn_lightning.config.plain import Refusal, can_change_result, config_folder, config_hash
 from ncsn_lightning.sweeps import manifest
 from ncsn_lightning.sweeps.folder import NoSweepError, find_sweep, read_sweep
-from ncsn_lightning.sweeps.job import named
+from ncsn_lightning.sweeps.job import with_names
 from ncsn_lightning.sweeps.manifest import write_plan
 from ncsn_lightning.sweeps.planning import Planned, Planner
 from ncsn_lightning.sweeps.runner import JobRunner
@@ -192,7 +192,10 @@ def test_a_sweep_without_a_name_is_called_by_its_question(planner, tmp_path):
     assert find_sweep(str(tmp_path / "ecf5c3ec"), tmp_path) == tmp_path / "ecf5c3ec"
     assert read_sweep(tmp_path / "ecf5c3ec").name == name
     (job, *_) = plan["jobs"]
-    assert named({"group": None, "name": "", "tags": []}, tmp_path / "ecf5c3ec" / job)["group"] == f"{name} (ecf5c3ec)"
+    assert (
+        with_names({"group": None, "name": "", "tags": []}, tmp_path / "ecf5c3ec" / job)["group"]
+        == f"{name} (ecf5c3ec)"
+    )
     note(tmp_path / "0123abcd", planner(*arguments, "optimizer.lr=1"), command="two", named=False)
     with pytest.raises(NoSweepError, match=r"the name of 2 sweeps; give the folder, .*0123abcd, .*ecf5c3ec"):
         find_sweep(name, tmp_path)

@@ -1,5 +1,5 @@
 // The answer first: the best configuration, how sure that is, and all of them in order.
-const SHOWN = 12, MOST = 40; // rows: so many, and as many as cannot be told from the best, at first
+const SHOWN = 12, MOST = 40; // rows shown at first: SHOWN, or up to MOST if more cannot be told from the best
 
 function drawAnswer(section) {
 	const found = data.answers[view.metric];
@@ -16,7 +16,7 @@ function drawAnswer(section) {
 			h("p", { class: "best-value" }, h("strong", {}, plusMinus(result.mean, result.error)), " ", view.metric),
 			h("p", { class: "best-how" }, sureness(result)),
 			!isComplete && h("p", { class: "provisional" }, provisional(result, found, resultOf)),
-			h("p", { class: "verdict" }, result.n > 1 ? verdict(found) : "From one seed nobody can tell whether the others are worse.", " ", twins(found), " ", pending()),
+			h("p", { class: "verdict" }, result.n > 1 ? verdict(found) : "One seed cannot tell whether the others are worse.", " ", twins(found), " ", pending()),
 			found.idle.map((line) => h("p", { class: "idle" }, line)),
 			command(found.command),
 		),
@@ -47,7 +47,7 @@ function verdict({ ties, comparisons }) {
 
 function twins({ twins }) {
 	if (!twins) return "";
-	return `${twins === 1 ? "One of them has" : `${twins} of them have`} the very same numbers: what sets ${twins === 1 ? "it" : "them"} apart changed nothing that this metric sees.`;
+	return `${twins === 1 ? "One of them has" : `${twins} of them have`} exactly the same values: the parameters in which ${twins === 1 ? "it differs" : "they differ"} have no effect on this metric.`;
 }
 
 function pending() {
@@ -56,19 +56,19 @@ function pending() {
 }
 
 function drawRanking(section, found, several) {
-	const compared = new Map(found.comparisons.map(([first, seeds, effect, low, high, told]) => [first, { seeds, effect, low, high, told, ratio: found.ratios }]));
+	const compared = new Map(found.comparisons.map(([first, seeds, effect, low, high, differs]) => [first, { seeds, effect, low, high, differs, ratio: found.ratios }]));
 	const bySeeds = view.over === data.seed || seedIndex < 0;
 	const rows = ranked();
-	const tied = bySeeds && several ? rows.findLastIndex((row) => compared.get(row.first.index)?.told === false) : 0;
+	const tied = bySeeds && several ? rows.findLastIndex((row) => compared.get(row.first.index)?.differs === false) : 0;
 	const shown = view.more.includes("r") ? rows : rows.slice(0, Math.min(Math.max(SHOWN, tied + 1), MOST));
 	const scale = track(shown);
-	section.append(h("h3", {}, bySeeds ? "All configurations, best first" : `In order of their mean over ${view.over || "nothing: job by job"}`));
+	section.append(h("h3", {}, bySeeds ? "All configurations, best first" : `${view.over ? `In order of the mean over ${view.over}` : "In order, job by job"}`));
 	const list = h("ol", { class: "ranking", style: `--names:${Math.max(namesOf(), 1)}` }, axis(scale, bySeeds && several));
 	for (const row of shown) list.append(rankingRow(row, scale, bySeeds && several ? compared.get(row.first.index) : null, row.first.index === found.best, found));
 	section.append(h("div", { class: "scroll" }, list));
 	more(section, "r", rows.length - shown.length, "configurations");
-	if (bySeeds && several) section.append(howItWasTold());
-	if (!bySeeds) section.append(note(`Dots are the single values of ${view.over || "each job"}, the bar is the standard error of their mean.`));
+	if (bySeeds && several) section.append(howItIsCompared());
+	if (!bySeeds) section.append(note(`Dots are the values of ${view.over || "each job"}, and the bar is the standard error of their mean.`));
 }
 
 function track(rows) {
@@ -79,7 +79,7 @@ function track(rows) {
 	return scale.domain([low - room, high + room]).range([2, 98]);
 }
 
-// Every setting has a column of its own; where there is no room for columns, each is said with its key.
+// The number of swept keys in a row. Each has a column; on a narrow page, where there are no columns, its key is shown.
 function namesOf() {
 	return keys.filter((key) => key !== view.over).length;
 }
@@ -101,8 +101,8 @@ function rankingRow(row, scale, comparison, isBest, found) {
 	const clamp = (value) => Math.min(100, Math.max(0, scale(value)));
 	const error = row.error || 0;
 	const from = clamp(Math.max(row.mean - error, scale.domain()[0])), to = clamp(row.mean + error);
-	const kind = isBest ? "is-best" : comparison && !comparison.told ? "is-tied" : "";
-	const text = isBest ? (found.complete[0] === found.best ? "the best" : "leads, provisionally") : comparison && !comparison.told ? "cannot be told from it" : "";
+	const kind = isBest ? "is-best" : comparison && !comparison.differs ? "is-tied" : "";
+	const text = isBest ? (found.complete[0] === found.best ? "the best" : "leads, provisionally") : comparison && !comparison.differs ? "cannot be told from it" : "";
 	return h("li", { class: kind },
 		namesOf() ? keys.filter((key) => key !== view.over).map((key) => h("span", { class: "level", "data-key": key }, levelText(row.first, key) || "–")) : h("span", {}, "the only one"),
 		h("span", { class: "track", "aria-hidden": "true" },
@@ -122,10 +122,10 @@ function worse({ seeds, effect, low, high, ratio }) {
 	return `${sign}${number(effect, 2)} [${number(low, 2)}, ${number(high, 2)}]`;
 }
 
-function howItWasTold() {
+function howItIsCompared() {
 	return h("details", { class: "note" },
-		h("summary", {}, "How this was told"),
-		h("p", {}, "Small dots are seeds, the large one is their mean, the bar its standard error. The best configuration is the one with the lowest mean; it is provisional while seeds of it are missing, and one of whose seeds any diverged comes after all others. “Worse by” is the factor between two configurations, its geometric mean over the seeds that both share (where a metric can be 0 or less: the difference), with its 95 % bootstrap interval, widened as Student’s t asks for few seeds. Where the interval holds 1 (of a difference: 0), the two cannot be told apart. Each interval is for one comparison; with many of them, one in twenty is wrong by chance."),
+		h("summary", {}, "How configurations are compared"),
+		h("p", {}, "Small dots are seeds, the large dot is their mean, and the bar is its standard error. The best configuration has the lowest mean; it is provisional while some of its seeds have not finished. Configurations of which a seed diverged come after all others. “Worse by” is the ratio of a configuration to the best one, as a geometric mean over the seeds that both have (for a metric that can be 0 or less: the difference). Its interval is a 95 % bootstrap interval, widened by Student’s t for few seeds. If the interval contains 1 (for a difference: 0), the two cannot be told apart. Each interval is for one comparison: of many, one in twenty is wrong by chance."),
 	);
 }
 

@@ -1,4 +1,4 @@
-// Elements and numbers. Text reaches the page as text alone, whatever it holds.
+// Elements and numbers. All text is inserted as text, never as HTML.
 function h(tag, attributes = {}, ...children) {
 	const element = document.createElement(tag);
 	for (const [name, value] of Object.entries(attributes)) {
@@ -25,7 +25,7 @@ function command(text) {
 			await navigator.clipboard.writeText(text);
 			button.textContent = "Copied";
 		} catch {
-			getSelection().selectAllChildren(code); // no clipboard here: the keyboard's copy will do
+			getSelection().selectAllChildren(code); // without access to the clipboard the text is selected, to be copied by keyboard
 			button.textContent = "Selected";
 		}
 		setTimeout(() => (button.textContent = "Copy"), 1500);
@@ -55,7 +55,7 @@ function number(value, digits = 3) {
 	return Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits, minimumSignificantDigits: size < 1e3 ? digits : undefined, useGrouping: false }).replace("-", MINUS);
 }
 
-// A mean and its error to the same place, the error with two digits.
+// A mean and its error, rounded to the same decimal place, so that the error has two digits.
 function plusMinus(mean, error) {
 	if (!Number.isFinite(error) || error === 0) return number(mean);
 	const power = Math.floor(Math.log10(Math.abs(mean) || 1));

@@ -1,4 +1,4 @@
-// Jobs, grouped by all swept keys but the one that is averaged over, and their numbers.
+// Jobs, grouped by all swept keys but the one that is averaged over, and the statistics of each group.
 const jobs = data.jobs.hash.map((hash, index) => ({
 	index,
 	hash,
@@ -10,7 +10,7 @@ const jobs = data.jobs.hash.map((hash, index) => ({
 	revision: data.jobs.revision[index],
 }));
 
-// Of finished jobs alone: what the others measured before they ended says nothing about their configuration.
+// A metric of a finished job; values of other jobs say nothing about their configuration.
 function measured(job, metric = view.metric) {
 	return job.state === "finished" ? (data.values[metric]?.[job.index] ?? NaN) : NaN;
 }
@@ -63,17 +63,17 @@ function spread(values, planned = values.length) {
 
 function ranked(metric = view.metric) {
 	const rows = groups().map((group) => ({ ...group, ...numbers(group.jobs, metric) }));
-	const diverged = (row) => row.jobs.some((job) => job.state === "diverged"); // which counts as worse than any number
+	const diverged = (row) => row.jobs.some((job) => job.state === "diverged"); // diverging counts as worse than any value
 	return rows.filter((row) => row.n).sort((a, b) => diverged(a) - diverged(b) || a.mean - b.mean);
 }
 
-// Logarithmic where that is possible and the values span more than a factor of ten.
+// Whether an axis should be logarithmic: all values are positive and span more than a factor of ten.
 function isLog(values) {
 	const found = values.filter(Number.isFinite);
 	return found.length > 0 && found.every((value) => value > 0) && Math.max(...found) / Math.min(...found) > 10;
 }
 
-// How good a value is among others, from 0, the worst, to 1.
+// A function that says how good a value is among others, from 0, the worst, to 1, the best.
 function goodness(values) {
 	const found = values.filter(Number.isFinite);
 	const place = isLog(found) ? Math.log : (value) => value;
@@ -81,7 +81,7 @@ function goodness(values) {
 	return (value) => (high > low ? (high - place(value)) / (high - low) : 1);
 }
 
-// A colour that changes with the theme by itself.
+// A colour between worst (0) and best (1), made of CSS variables so that it follows the theme.
 function ramp(good) {
 	return `color-mix(in oklab, var(--best) ${(100 * good).toFixed(1)}%, var(--worst))`;
 }

@@ -1,4 +1,4 @@
-// Any metric over any two factors; what is missing is shown, with the command that completes it.
+// Any metric over any two factors. Jobs that have not finished are listed, with the command that completes the sweep.
 const GLYPHS = { waiting: "○", running: "◐", interrupted: "◔", failed: "✕", diverged: "∞", preempted: "◑", finished: "●" };
 
 function drawHeatMap(section) {
@@ -13,11 +13,11 @@ function drawHeatMap(section) {
 	const head = h("tr", {}, h("td", { class: "corner" }, h("span", {}, `${view.rows} ↓`), h("span", {}, `${view.columns} →`)), columns.labels.map((level) => h("th", { scope: "col" }, level)));
 	const body = rows.labels.map((row) => h("tr", {}, h("th", { scope: "row" }, row), columns.labels.map((column) => cellOf(cells.get(`${row}\n${column}`), good, [[rows, row], [columns, column]]))));
 	section.append(h("div", { class: "scroll" }, h("table", { class: "heat", "aria-label": `${view.metric} over ${view.rows} and ${view.columns}` }, h("thead", {}, head), h("tbody", {}, body))));
-	section.append(scaleOf(cells), note("The mean of a cell’s finished jobs, ± their standard deviation. A cell leads to its jobs."));
+	section.append(scaleOf(cells), note("Each cell shows the mean of its finished jobs, ± their standard deviation. A click on a cell lists its jobs."));
 	drawMissing(section);
 }
 
-// The values of a factor; of the many numbers of a search, stretches of equal length.
+// The values of a factor as labels; the many numbers of a search are put into BANDS ranges of equal length.
 const BANDS = 8;
 
 function bands(key) {
@@ -69,7 +69,7 @@ function drawMissing(section) {
 	const shown = view.more.includes("m") ? lacking : lacking.slice(0, 8);
 	section.append(
 		h("h3", {}, `${plural(lacking.length, "job")} of ${jobs.length} ${lacking.length === 1 ? "has" : "have"} not finished`),
-		h("p", {}, "This completes the sweep; finished jobs answer at once, the others go on where they stopped:"),
+		h("p", {}, "This command completes the sweep; finished jobs are not run again, the others go on where they stopped:"),
 		command(data.command),
 		h("ul", { class: "missing" }, shown.map((job) => h("li", {}, h("span", { class: `state ${job.state}` }, job.state), h("span", {}, label(job, ""), job.reason && h("small", {}, job.reason))))));
 	more(section, "m", lacking.length - shown.length, "jobs");

@@ -1,4 +1,4 @@
-// All jobs: sorted by any column, filtered by words and by state; what each needs to be run again.
+// The table of all jobs, sorted by any column and filtered by words and state, with the command that repeats each job.
 const PAGE = 100;
 
 function columnsOf() {
@@ -15,7 +15,7 @@ function columnsOf() {
 	];
 }
 
-// Every word must be found; one that is a setting must be equal, so that seed=1 is not seed=10. Quotes keep spaces.
+// A job matches if it contains every word. A setting must be equal, so that seed=1 does not find seed=10. Quotes keep spaces.
 function wordsOf(text) {
 	return (text.match(/"[^"]*"|\S+/g) ?? []).map((word) => word.replaceAll('"', ""));
 }
@@ -68,7 +68,7 @@ function found(columns) {
 	const empty = (value) => value == null || value === "";
 	return rows.sort((a, b) => {
 		const left = column.of(a), right = column.of(b);
-		if (empty(left) || empty(right)) return empty(left) - empty(right); // last, whichever way
+		if (empty(left) || empty(right)) return empty(left) - empty(right); // jobs without a value come last in either order
 		const order = typeof left === "number" ? left - right : String(left).localeCompare(String(right));
 		return down ? -order : order;
 	});

@@ -1,4 +1,4 @@
-// The sections of the page, each drawn when it comes near and again when what it shows has changed.
+// The sections of the page. Each is drawn when it comes near the window, and again when a view setting of its has changed.
 const sections = [
 	{ id: "answer", title: "Answer", draw: drawAnswer, on: ["metric", "over", "more"] },
 	{ id: "variance", title: "What matters", draw: drawVariance, on: ["metric", "of"] },
@@ -15,7 +15,7 @@ const sections = [
 function drawSection(section) {
 	section.stale = false;
 	const focused = section.body.contains(document.activeElement) && document.activeElement.matches("select") ? [...section.body.querySelectorAll("select")].indexOf(document.activeElement) : -1;
-	section.body.style.minHeight = `${section.body.offsetHeight}px`; // what follows stays where it is
+	section.body.style.minHeight = `${section.body.offsetHeight}px`; // keeps the sections below in place while this one is empty
 	section.body.replaceChildren();
 	section.draw(section.body);
 	section.body.style.minHeight = "";
@@ -36,7 +36,7 @@ function draw(names) {
 function scrollTo(id) {
 	const section = sections.find((one) => one.id === id);
 	if (!section) return;
-	// What is above must have its height first.
+	// The sections above must be drawn first, because their heights decide where this one is.
 	for (const one of sections.slice(0, sections.indexOf(section) + 1)) if (one.stale) drawSection(one);
 	section.element.scrollIntoView();
 	section.heading.focus({ preventScroll: true });

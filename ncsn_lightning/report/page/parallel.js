@@ -1,8 +1,8 @@
-// Parallel coordinates: a line a configuration, through its settings to its metrics; brush an axis to choose among them.
+// Parallel coordinates: a line for each configuration, through its settings and metrics; brushing an axis selects lines.
 const GAP = 112, SPACE = 14; // pixels between axes, and between their headings, at least
 
 function drawParallel(section) {
-	const rows = ranked().reverse(); // the best on top
+	const rows = ranked().reverse(); // the best is drawn last, and so on top
 	if (!rows.length) return section.append(note("No job has finished yet."));
 	const axes = axesOf(rows);
 	const heads = axes.map((axis) => headWidth(heading(axis.key))), edge = Math.max(60, heads[0] / 2 + 2, heads.at(-1) / 2 + 2);
@@ -24,7 +24,7 @@ function drawParallel(section) {
 		const inside = (row) => axes.every((axis) => within(axis, row, brushes.get(axis.key)));
 		lines.classed("out", (row) => !inside(row));
 		const chosen = rows.filter(inside).reverse();
-		said.replaceChildren(brushes.size ? `${chosen.length} of ${plural(rows.length, "configuration")} chosen${chosen.length ? `, the best of them ${label(chosen[0].first)}: ${plusMinus(chosen[0].mean, chosen[0].error)}` : ""}. Double-click an axis to let go.` : "Drag along an axis to choose the lines that pass there. The stronger a line’s colour, the better.");
+		said.replaceChildren(brushes.size ? `${chosen.length} of ${plural(rows.length, "configuration")} chosen${chosen.length ? `, the best of them ${label(chosen[0].first)}: ${plusMinus(chosen[0].mean, chosen[0].error)}` : ""}. Double-click an axis to clear its selection.` : "Drag along an axis to choose the lines that pass through that range. The stronger a line’s colour, the better its configuration.");
 	};
 	for (const axis of axes) drawAxis(plot, axis, brushes, [top, bottom], apply);
 	apply();
@@ -63,7 +63,7 @@ function heading(key) {
 	return key.length > 18 ? key.split(".").at(-1) : key;
 }
 
-// Pixels that a heading takes, in the font that the style gives it.
+// The width of a heading in pixels, in the font that the style sheet gives it.
 function headWidth(text) {
 	const context = document.createElement("canvas").getContext("2d");
 	context.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
@@ -94,7 +94,7 @@ function within(axis, row, brush) {
 	return share <= brush[0] && share >= brush[1];
 }
 
-// In the fragment a brush is a stretch of its axis, from 0 at the foot to 1: `schedule*0.2*0.5`.
+// In the URL's fragment a brush is a range of its axis, from 0 at the foot to 1 at the top: `schedule*0.2*0.5`.
 function keepBrushes(brushes) {
 	view.brush = [...brushes].map(([key, [high, low]]) => [key, low.toFixed(3), high.toFixed(3)].join("*")).join("!");
 	given.add("brush");

@@ -1,5 +1,5 @@
-// Plots of curves and points. A plot is drawn for the width it has; colours follow the theme by themselves.
-const FEW = 40; // curves, above which each is drawn thinner
+// Plots of curves and points. A plot is drawn for the width of its section; its colours are CSS variables of the theme.
+const FEW = 40; // with more curves than this each is drawn thinner
 
 function figure(section, options, names) {
 	const width = Math.max(280, Math.min(section.clientWidth, 1100));
@@ -11,7 +11,7 @@ function figure(section, options, names) {
 	return plot;
 }
 
-// Whatever curve the pointer is at stands out.
+// The curve under the pointer is highlighted.
 function highlight(plot) {
 	const curves = [...plot.querySelectorAll("[aria-label=line] > path")];
 	plot.addEventListener("input", () => {
@@ -21,7 +21,7 @@ function highlight(plot) {
 	});
 }
 
-// One curve a group: at every x the mean over its jobs, and from their lowest to their highest.
+// The points of one curve for each group: at every x the mean over its jobs, the lowest and the highest value.
 function curves(rowsOf) {
 	const points = [];
 	for (const group of groups()) {
@@ -68,7 +68,7 @@ function curvePlot(section, points, { x, y, height = 380, marks = [], log = true
 	}, true);
 }
 
-// Logarithmic; with values of both signs linear about 0, unless they span little.
+// A logarithmic scale for positive values, else a linear one, or one that is linear only about 0 for large values.
 function scaleFor(values) {
 	const low = Math.min(...values), high = Math.max(...values);
 	if (low > 0) return logarithmic(low, high);
@@ -78,7 +78,7 @@ function scaleFor(values) {
 	return { type: "symlog", ticks: [...powers.map((power) => -power), 0, ...powers].filter((tick) => tick >= low && tick <= high) };
 }
 
-// From a little below to a little above, with few lines: decades, and 2 and 5 of each where there is room.
+// A logarithmic scale with a small margin and few ticks: powers of ten, with 2 and 5 of each or all digits if there is room.
 function logarithmic(low, high) {
 	const room = (high / low) ** 0.04;
 	const [from, to] = high > low * 1.05 ? [low / room, high * room] : [low / 1.2, high * 1.2];
@@ -115,7 +115,7 @@ function drawLevels(section) {
 		marks: [Charts.ruleY([1], { stroke: "var(--muted)" }), Charts.text([1], { y: (value) => value, frameAnchor: "right", text: () => "no better than the zero score", dy: -4, lineAnchor: "bottom", fill: "var(--muted)", textAnchor: "end" })],
 		ariaLabel: "Relative score error against the noise level, one line a configuration",
 	});
-	section.append(note(`One line a configuration: the mean over ${view.over || "its one job"}, from the lowest to the highest at every level. E‖s_θ − s‖² / E‖s‖²: 0 is exact. The thick line is the best one.`));
+	section.append(note(`Each line is a configuration: the mean over ${view.over || "its one job"}, with bars from the lowest to the highest value at each level. E‖s_θ − s‖² / E‖s‖²: 0 is exact. The thick line is the best one.`));
 }
 
 function levelPoints(job, name) {
@@ -138,7 +138,7 @@ function drawSteps(section) {
 		marks: [Charts.line(broken, { x: "x", y: "y", z: "name", stroke: "var(--failed)", strokeDasharray: "4 3", strokeOpacity: 0.7 })],
 		ariaLabel: `${name} against the optimiser step, one line a configuration`,
 	});
-	section.append(note("Training losses do not compare across weightings, schedules or targets, for each weighs the levels differently; score_error does. ", broken.length ? `Dashed: ${plural(lost.length, "job")} that did not finish.` : ""));
+	section.append(note("Training losses do not compare across weightings, schedules or targets, because each weighs the levels differently; score_error does compare. ", broken.length ? `Dashed: ${plural(lost.length, "job")} that did not finish.` : ""));
 }
 
 function drawWeighting(section) {
@@ -152,14 +152,14 @@ function drawWeighting(section) {
 		marks: [Charts.dot(optimum, { x: "x", y: "y", stroke: "color", r: 3.5 })],
 		ariaLabel: "The learned weighting u against the noise level, one line a configuration",
 	});
-	section.append(note("Lines: the learned u(σ) of λ = σ² e^(−u). Rings: its optimum ln E[σ² e / D], as estimated at the end of the training; the closer, the better u has been learned."));
+	section.append(note("Lines: the learned u(σ) of λ = σ² e^(−u). Rings: its optimum ln E[σ² e / D], estimated at the end of the training; the closer a line is to its rings, the better u has been learned."));
 }
 
 function drawParameters(section) {
 	const rows = ranked();
 	if (!rows.length) return section.append(note("No job has finished yet."));
 	const shown = keys.filter((key) => key !== view.over && levelsOf(key).length > 1);
-	if (!shown.length) return section.append(note("Nothing is swept but what is averaged over."));
+	if (!shown.length) return section.append(note("No other parameter is swept than the one that is averaged over."));
 	const log = isLog(rows.map((row) => row.mean));
 	const values = rows.flatMap((row) => row.values).filter((value) => !log || value > 0);
 	const domain = [Math.min(...values), Math.max(...values)];
@@ -168,10 +168,10 @@ function drawParameters(section) {
 	const columns = Math.max(1, Math.min(shown.length, 3, Math.floor(grid.clientWidth / 300)));
 	const room = Math.min(560, Math.floor((grid.clientWidth - 32 * (columns - 1)) / columns));
 	for (const key of shown) grid.append(parameter(key, rows, log, domain, room));
-	section.append(note(`Every dot is a configuration${view.over ? `, the mean over ${view.over}, its line from lowest to highest` : ""}; the bar is the median of a value’s dots, the band their middle half.`));
+	section.append(note(`Every dot is a configuration${view.over ? `, the mean over ${view.over}, with a line from the lowest to the highest value` : ""}; the bar is the median of the dots at a value, and the band contains their middle half.`));
 }
 
-// Few values stand side by side, whether numbers or not; the many numbers of a search have an axis of their own.
+// Few values, numbers or not, stand side by side at equal distances; the many numbers of a search have a numeric axis.
 function parameter(key, rows, log, domain, width) {
 	const { values, numbers: sizes } = data.factors[keys.indexOf(key)];
 	const aside = !sizes || values.length <= 12;

@@ -1,10 +1,10 @@
-// Pictures of the samples: the truth first, then every configuration, its seeds side by side, all on the same axes.
+// Pictures of samples: first draws of the target, then each configuration with its seeds side by side, on the same axes.
 const CARDS = 24;
 
 function drawSamples(section) {
 	if (!data.gallery.length) return section.append(note("No job has left samples yet."));
 	for (const [index, target] of data.gallery.entries()) drawTarget(section, target, `s${index}`);
-	section.append(note("The density of the samples on a square-root scale, the same for all pictures of a target and up to the truth’s highest; the truth has as many points as a job’s samples."));
+	section.append(note("Each picture shows the density of samples on a square-root scale from 0 to the target’s highest density, the same for all pictures of a target. “Truth” shows as many draws of the target as a job has samples."));
 }
 
 function drawTarget(section, target, letter) {
@@ -21,7 +21,7 @@ function drawTarget(section, target, letter) {
 	more(section, letter, rows.length - shown.length, "configurations");
 }
 
-// What all jobs on a target have in common, and not with all others: `distribution=moons`.
+// The settings that the jobs on a target share with each other but not with all jobs: `distribution=moons`.
 function common(members) {
 	const shared = (list) => named(list[0], "").filter(([key, value]) => list.every((job) => levelText(job, key) === value)).map((pair) => pair.join("="));
 	const everywhere = shared(jobs);

@@ -1,11 +1,11 @@
-// What matters: the exact analysis of variance on a grid, a forest's word elsewhere.
+// What matters: the exact analysis of variance on a grid, else the importances that a random forest gives.
 const EFFECTS = 9;
 
 function drawVariance(section) {
 	if (data.importance) return drawImportance(section, data.importance);
 	const found = data.shares[view.metric];
 	if (!found) {
-		section.append(note("Not enough jobs have finished: the analysis of variance needs a part of the grid that is whole."));
+		section.append(note("Not enough jobs have finished: the analysis of variance needs a complete part of the grid."));
 		return;
 	}
 	const of = found.log ? view.of : "linear";
@@ -27,7 +27,7 @@ function sentence(effects, seedsInACell) {
 	return `Of the variance between jobs, ${named.join(", ")} and ${seeds}.`;
 }
 
-// Beyond the largest, the interactions are given as one, so that the shares still sum to 1.
+// The EFFECTS largest effects; the smaller ones are summed into one row, so that the shares still sum to 1.
 function folded(effects) {
 	const seeds = effects.at(-1), rest = effects.slice(0, -1);
 	if (rest.length <= EFFECTS) return effects;
@@ -39,7 +39,7 @@ function folded(effects) {
 function explained({ jobs: used, seeds, left_out }) {
 	const gone = Object.entries(left_out).map(([key, values]) => ` without ${key}=${values.join(",")}`);
 	const what = "Sums of squares of each factor, each interaction and the seeds, exact and without a model; the shares sum to 1. ";
-	const line = seeds > 1 ? "The line across a bar is what the seeds alone would give it by chance. " : "With one seed a cell nobody can tell the last interaction from chance. ";
+	const line = seeds > 1 ? "The line across a bar is the share that it would have by chance from the seeds alone. " : "With one seed in each cell the highest interaction cannot be told from chance. ";
 	const part = used < jobs.length ? `The grid has holes; this is the largest part of it that has none: ${used} of ${jobs.length} jobs, ${plural(seeds, "seed")} a cell${gone.join("")}.` : `All ${used} jobs are in it.`;
 	return what + line + part;
 }
@@ -50,7 +50,7 @@ function drawImportance(section, { metric, shares, note: remark }) {
 		return;
 	}
 	section.append(bars(shares.map(([key, share, chance]) => [key, share, chance, share <= chance])));
-	section.append(note(`The points are no grid, so this is a random forest’s word (fANOVA) on ${metric}: shares of what single parameters explain. The line across a bar is the share that the same forest gives a random number; what does not exceed it may not matter at all.`));
+	section.append(note(`The points form no grid, so these shares of ${metric} come from a random forest (fANOVA): how much of the variance each single parameter explains. The line across a bar is the share that the same forest gives a random number; a parameter that does not exceed it may not matter at all.`));
 }
 
 function bars(rows) {

@@ -1,4 +1,4 @@
-// What is shown, and its place in the URL's fragment: a view is a link.
+// The settings of the view, which are kept in the URL's fragment, so that every view has a link.
 const data = JSON.parse(document.getElementById("data").textContent);
 const keys = data.factors.map((factor) => factor.key);
 const seedIndex = keys.indexOf(data.seed);
@@ -6,8 +6,8 @@ const others = keys.filter((key) => key !== data.seed);
 
 const defaults = {
 	metric: data.metrics.includes(data.metric) ? data.metric : (data.metrics[0] ?? ""),
-	over: seedIndex < 0 ? "" : data.seed, // the factor over which is averaged, "" for none
-	of: "linear", // whose variance: of the metric, or of its logarithm
+	over: seedIndex < 0 ? "" : data.seed, // the factor that is averaged over, "" for none
+	of: "linear", // what the variance is of: the metric, or its logarithm
 	rows: others[0] ?? keys[0] ?? "",
 	columns: others[1] ?? keys.find((key) => key !== (others[0] ?? keys[0])) ?? "",
 	color: "",
@@ -37,7 +37,7 @@ function readFragment() {
 		const value = found.get(name) ?? defaults[name];
 		view[name] = !allowed[name] || allowed[name].includes(value) ? value : defaults[name];
 	}
-	// A factor that is averaged over colours nothing; by default the first that tells few lines apart does.
+	// A factor that is averaged over cannot colour lines; by default the first factor with few values does.
 	const coloured = keys.filter((key) => key !== view.over);
 	const few = coloured.find((key) => levelsOf(key).length > 1 && levelsOf(key).length <= 8);
 	if (!view.color || view.color === view.over) view.color = few ?? coloured[0] ?? "";
@@ -53,7 +53,7 @@ function writeFragment() {
 	history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
 }
 
-// Names that the user has chosen, so that a link holds no more than that.
+// The names of settings that the user has changed; a link contains only these.
 const given = new Set(new URLSearchParams(location.hash.slice(1)).keys());
 
 function change(values) {
