@@ -13,15 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import (
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
-    RichProgressBar,
-    ThroughputMonitor,
-    TQDMProgressBar,
-)
+from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.optimization.automatic import Closure, _AutomaticOptimization
 from lightning.pytorch.plugins.precision import Precision
@@ -33,67 +25,69 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from .block_callback import BlockCallback
+
 Step = Callable[[Any, int], Tensor]
 """A whole optimiser step on a batch and its index; returns the loss."""
 
 
-COUNT_THEIR_CALLS = (ThroughputMonitor, TQDMProgressBar, RichProgressBar)
+COUNT_THEIR_CALLS = (theirs.ThroughputMonitor, theirs.TQDMProgressBar, theirs.RichProgressBar)
 """Callbacks of Lightning's that count the calls of `on_train_batch_end`, and do nothing else that takes long."""
 
 
 class BlockOptimization(_AutomaticOptimization):
-    """Lightning's automatic optimisation, which takes a block of optimiser steps a call and moves the counters.
+    """Lightning's automatic optimisation, which takes a block of optimiser steps a call and moves Lightning's counters.
 
-    Lightning offers no place for this: its loops are private, and their order of calls is repeated here. The epoch loop
-    fetches a block's first batch and ends its last; all between is done in `_next_batch`.
+    Lightning offers no place for this: its loops are private, so their order of calls is repeated here. The epoch loop
+    fetches a block's first batch and ends its last one; `_next_batch` does what lies between two steps of a block.
 
     Args:
-        trainer: whose loop this becomes part of.
-        block_end: the optimiser step at which the block that begins at a step must end.
-        told: callbacks whose `on_train_batch_end` is called for every batch all the same.
-        step: takes the place of forward, backward and update.
+        trainer: the trainer whose epoch loop makes the calls.
+        periods: a block ends at every optimiser step that is a multiple of one of these numbers.
+        step: takes a whole optimiser step; None for forward, backward and the optimiser's own update.
     """
 
-    def __init__(
-        self, trainer: Any, block_end: Callable[[int], int], told: Sequence[L.Callback] = (), step: Step | None = None
-    ) -> None:
+    def __init__(self, trainer: Any, periods: Sequence[int], step: Step | None = None) -> None:
         super().__init__(trainer)
-        self.block_end, self.whole_step, self.module = block_end, step, trainer.lightning_module
-        self.connector, strategy = trainer._logger_connector, trainer.strategy
-        plain = strategy.model is self.module and type(trainer.precision_plugin) is Precision  # no context to enter
+        self.periods, self.module, self.connector = periods, trainer.lightning_module, trainer._logger_connector
+        self.optimizer, strategy, precision = trainer.optimizers[0], trainer.strategy, trainer.precision_plugin
+        plain = strategy.model is self.module and type(precision) is Precision  # there is no context to enter
         self.training_step = self.module.training_step if plain else strategy.training_step
-        self.on_cpu = strategy.root_device.type == "cpu"
-        self.convert = trainer.precision_plugin.convert_input
+        self.update = unrecorded(self.optimizer)
+        self.step: Callable[..., Tensor | None] = step or self._step
+        self.convert, self.on_cpu = precision.convert_input, strategy.root_device.type == "cpu"
         self.schedulers = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
-        self.unrecorded = unrecorded(trainer.optimizers[0])
-        self.at_start = [c for c in trainer.callbacks if isinstance(c, LearningRateMonitor | DeviceStatsMonitor)]
-        self.told: Sequence[Any] = told
+        look_at_start = (theirs.LearningRateMonitor, theirs.DeviceStatsMonitor)
+        self.at_start = [c for c in trainer.callbacks if isinstance(c, look_at_start)]
+        counting = [c for c in trainer.callbacks if isinstance(c, COUNT_THEIR_CALLS)]
+        self.counting = [c for c in counting if not isinstance(c, BlockCallback)]
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: Any) -> dict[str, Tensor]:
-        trainer, batch, indexed = self.trainer, kwargs["batch"], "batch_idx" in kwargs
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        last, losses = batch_idx + self._steps(batch_idx) - 1, []
-        update: Callable[[], Any] = optimizer.step
+        """Take a block of steps from the batch in `kwargs` on; returns the losses of all of them under `loss`."""
+        trainer, batch, losses = self.trainer, kwargs["batch"], []
+        progress, last = self.optim_progress.optimizer, batch_idx + self._steps(batch_idx) - 1
         with _logging_at_the_end(self.module):
             while True:
-                loss = self._step(optimizer, update, (batch, batch_idx) if indexed else (batch,))
+                progress.step.increment_ready()
+                loss = self.step(*(batch, batch_idx)[: len(kwargs)])  # a training_step may take the batch alone
+                progress.zero_grad.increment_by(1)
+                progress.step.increment_completed()
                 if loss is not None:
                     losses.append(loss.detach())
-                ends = batch_idx == last or trainer.should_stop or fetcher.done
-                for monitor in self.told:
-                    if not ends or isinstance(monitor, ProgressBar):
-                        monitor.on_train_batch_end(trainer, self.module, {}, batch, batch_idx)
-                if ends:
-                    _leave_out_next_call(self.told)
-                    return {"loss": torch.stack(losses)} if losses else {}
-                batch_idx, update = batch_idx + 1, self.unrecorded
-                batch = self._next_batch(loop, fetcher, batch_idx)
+                for callback in self.counting:
+                    callback.on_train_batch_end(trainer, self.module, {}, batch, batch_idx)
+                if batch_idx == last or trainer.should_stop or trainer.fit_loop._data_fetcher.done:
+                    break
+                batch_idx += 1
+                batch = self._next_batch(batch_idx)
+        for callback in self.counting:
+            _leave_out_next_call(callback)
+        return {"loss": torch.stack(losses)} if losses else {}
 
     def _steps(self, batch_idx: int) -> int:
         """How many steps the block has that begins with a batch: at most to the next validation and the end."""
         trainer, step = self.trainer, self.trainer.global_step
-        counts = [self.block_end(step) - step, trainer.num_training_batches - batch_idx]
+        counts = [trainer.num_training_batches - batch_idx, *(period - step % period for period in self.periods)]
         if trainer.max_steps >= 0:
             counts.append(trainer.max_steps - step)
         if (period := trainer.val_check_batch) and period != math.inf:
@@ -101,24 +95,18 @@ class BlockOptimization(_AutomaticOptimization):
             counts.append(period - (trainer.fit_loop.total_batch_idx if by_batches else batch_idx) % period)
         return int(max(1, min(counts)))
 
-    def _step(self, optimizer: torch.optim.Optimizer, update: Callable[[], Any], arguments: Any) -> Tensor | None:
-        progress = self.optim_progress.optimizer.step
-        progress.increment_ready()
-        if self.whole_step:
-            loss: Tensor | None = self.whole_step(*arguments)
-            self.optim_progress.optimizer.zero_grad.increment_by(1)
-        else:
-            loss = one_number(self.module, self.training_step(*arguments))
-            optimizer.zero_grad()
-            self.optim_progress.optimizer.zero_grad.increment_by(1)
-            if loss is not None:
-                loss.backward()
-            update()
-        progress.increment_completed()
+    def _step(self, *arguments: Any) -> Tensor | None:
+        """Take an optimiser step as Lightning does, without its hooks, which nothing uses."""
+        loss = one_number(self.module, self.training_step(*arguments))
+        self.optimizer.zero_grad()
+        if loss is not None:
+            loss.backward()
+        self.update()
         return loss
 
-    def _next_batch(self, loop: Any, fetcher: Any, batch_idx: int) -> Any:
+    def _next_batch(self, batch_idx: int) -> Any:
         """End a step as Lightning's epoch loop ends a batch, and fetch the next one as it does."""
+        loop, fetcher = self.trainer.fit_loop.epoch_loop, self.trainer.fit_loop._data_fetcher
         progress = loop.batch_progress
         progress.increment_processed()
         for config in self.schedulers:
@@ -128,28 +116,26 @@ class BlockOptimization(_AutomaticOptimization):
                 loop.scheduler_progress.increment_completed()
         progress.increment_completed()
         loop._batches_that_stepped += 1
-        batch = _fetch(fetcher)
+        batch = self.convert(_fetch(fetcher))
         progress.is_last_batch = fetcher.done
-        batch = self.convert(batch)
         if not self.on_cpu:
             batch = self.trainer.strategy.batch_to_device(batch)
         progress.increment_ready()
         progress.increment_started()
         self.connector.on_batch_start(batch)
         if self.at_start and self.connector.should_update_logs:
-            for monitor in self.at_start:
-                monitor.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
+            for callback in self.at_start:
+                callback.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
         return batch
 
 
-def _leave_out_next_call(callbacks: Sequence[L.Callback]) -> None:
-    """Keep progress bars from the epoch loop's call at the end of a block, which names the block's first batch."""
-    for bar in (callback for callback in callbacks if isinstance(callback, ProgressBar)):
+def _leave_out_next_call(callback: Any) -> None:
+    """Keep a callback from the epoch loop's call at the end of a block: it has had one, with the right batch."""
 
-        def left_out(*_: Any, bar: Any = bar) -> None:
-            del bar.on_train_batch_end
+    def ignore(*_: Any) -> None:
+        del callback.on_train_batch_end
 
-        bar.on_train_batch_end = left_out  # type: ignore[assignment,method-assign]
+    callback.on_train_batch_end = ignore
 
 
 def _fetch(fetcher: Any) -> Any:
@@ -262,21 +248,9 @@ def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
         module._current_fx_name = before
 
 
-def use_blocks(
-    trainer: L.Trainer, block_end: Callable[[int], int], told: Sequence[L.Callback], step: Step | None
-) -> None:
-    """Put `BlockOptimization` in the place of Lightning's own, which goes on counting where that one was."""
-    _exchange(trainer, BlockOptimization(trainer, block_end, told, step))
-
-
-def use_single_steps(trainer: L.Trainer) -> None:
-    """Put Lightning's own optimisation back, should an earlier training have replaced it."""
-    if isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, BlockOptimization):
-        _exchange(trainer, _AutomaticOptimization(trainer))
-
-
-def _exchange(trainer: L.Trainer, optimization: _AutomaticOptimization) -> None:
-    loop = trainer.fit_loop.epoch_loop
+def optimize_by(trainer: L.Trainer, blocks: BlockOptimization | None) -> None:
+    """Have a trainer optimise by blocks, or by Lightning's own steps for None, and go on counting where it was."""
+    loop, optimization = trainer.fit_loop.epoch_loop, blocks or _AutomaticOptimization(trainer)
     optimization.optim_progress = loop.automatic_optimization.optim_progress
     loop.automatic_optimization = optimization
 
@@ -307,7 +281,7 @@ def batches_taken(trainer: Any) -> int:
     return taken
 
 
-def every_n_train_steps(checkpoint: ModelCheckpoint) -> int:
+def every_n_train_steps(checkpoint: theirs.ModelCheckpoint) -> int:
     """At which steps a ModelCheckpoint saves, 0 for none; it tells nobody."""
     return checkpoint._every_n_train_steps
 

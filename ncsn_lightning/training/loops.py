@@ -18,14 +18,7 @@ from ..core.validation import Count, strict
 from .block_callback import BlockCallback
 from .compiled_step import CompiledStep
 from .data import StreamingDataModule
-from .internals import (
-    COUNT_THEIR_CALLS,
-    count_steps_logged,
-    every_n_train_steps,
-    is_watched,
-    use_blocks,
-    use_single_steps,
-)
+from .internals import BlockOptimization, count_steps_logged, every_n_train_steps, is_watched, optimize_by
 from .module import NCSN
 
 log = logging.getLogger(__name__)
@@ -47,7 +40,7 @@ IN_ANY_BLOCK = (
 )
 """Classes whose batch hooks serve at the end of any block."""
 
-BLOCK_ENDS: dict[type, Callable[[Any], int]] = {
+BLOCK_PERIODS: dict[type, Callable[[Any], int]] = {
     BlockCallback: lambda callback: callback.every_n_steps,
     theirs.ModelCheckpoint: every_n_train_steps,
     **dict.fromkeys(IN_ANY_BLOCK, lambda part: 0),
@@ -95,20 +88,19 @@ class FastLoop(BlockCallback):
         return reasons
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        """Choose the loop, now that the optimiser and all callbacks are there to be asked, and log which one runs."""
         if reasons := self.reasons(trainer, pl_module):
-            use_single_steps(trainer)
+            optimize_by(trainer, None)
             _say(trainer, "standard loop, one optimiser step a call, for %s; %s", reasons, COST)
             return
-        ends = [
-            every(part) for part in trainer.callbacks for kind, every in BLOCK_ENDS.items() if isinstance(part, kind)
-        ]
-        periods = [period for period in (self.block_size, trainer.log_every_n_steps, *ends) if period]
+        wanted = [period(c) for c in trainer.callbacks for kind, period in BLOCK_PERIODS.items() if isinstance(c, kind)]
+        periods = [period for period in (self.block_size, trainer.log_every_n_steps, *wanted) if period]
         step = CompiledStep(trainer) if self.compile else None
-        told = [c for c in trainer.callbacks if isinstance(c, COUNT_THEIR_CALLS) and not isinstance(c, BlockCallback)]
-        use_blocks(trainer, lambda now: min(now + period - now % period for period in periods), told, step)
+        optimize_by(trainer, BlockOptimization(trainer, periods, step))
         _say(trainer, "fast loop, up to %d optimiser steps a call%s", self.block_size, ", compiled" if step else "")
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """Set right, before each block, the step at which Lightning takes what is logged to happen."""
         count_steps_logged(trainer)
 
 
@@ -158,8 +150,8 @@ def _takes_torchs_step(kind: Any) -> bool:
 
 
 def _overridden(part: Any, base: type, hooks: tuple[str, ...]) -> Iterator[str]:
-    """The hooks that are neither Lightning's empty ones nor of a class in `BLOCK_ENDS`; what cannot be read counts."""
-    kinds = [base, *(kind for kind in BLOCK_ENDS if isinstance(part, kind))]
+    """The hooks that are neither Lightning's empty ones nor of a class in `BLOCK_PERIODS`; what cannot be read counts."""
+    kinds = [base, *(kind for kind in BLOCK_PERIODS if isinstance(part, kind))]
     for hook in hooks:
         function = getattr(getattr(part, hook), "__func__", None)
         if function is None or all(function is not getattr(kind, hook, None) for kind in kinds):
