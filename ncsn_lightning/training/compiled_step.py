@@ -1,7 +1,7 @@
 r"""The optimiser step compiled as one function: forward, backward and Adam.
 
-Over Adam's flat state one loop updates all weights, and a call hands over tens of tensors, not a hundred. Adam's bias
-corrections come from outside, for the compiler would raise $\beta^t$ anew for every few weights.
+Adam's state is flat, so that one loop updates all weights, and a call hands over tens of tensors, not a hundred. Adam's
+bias corrections are computed outside, because the compiler would raise $\beta^t$ anew for every few weights.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from .internals import adam_state, compile_graph, one_number, traced, with_hooks
 
 
 def check_compilable(kind: object) -> None:
-    """Raise ValueError for an optimiser whose update is not written out."""
+    """Raise ValueError for an optimiser whose update `FlatGroup` does not write out."""
     if not (isinstance(kind, type) and issubclass(kind, FlatAdam)):
         raise ValueError("compile=true: it knows the update of Adam and AdamW alone; choose optimizer=adam or adamw")
 
 
 class _TrainingStep(nn.Module):
-    """What a step differentiates, with all weights and buffers in it; and what it logs."""
+    """A module's `training_step` as a forward pass, which `functional_call` gives other weights and buffers."""
 
     def __init__(self, module: L.LightningModule) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *batch: Float[Tensor, "..."]) -> tuple[Float[Tensor, ""], list[Tensor], list[Any]]:
+        """The loss of a batch, the values that the step logs, and the names and options under which it logs them."""
         with traced(self.module) as (batch_idx, logged):
             loss = one_number(self.module, self.module.training_step(Batch(*batch), batch_idx))
         if loss is None:
@@ -45,10 +46,10 @@ class _TrainingStep(nn.Module):
 
 
 class FlatGroup:
-    """A parameter group of Adam or AdamW over flat memory, with its step written out for a compiler.
+    """A parameter group of Adam or AdamW over flat memory, with its update written out for a compiler.
 
     Attributes:
-        state: all that a step changes: the count of steps, the weights, their moments.
+        state: everything that a step changes: the count of steps, the weights, their moments.
 
     Raises:
         ValueError: the parameters are of several types, or lie on several devices.
@@ -61,13 +62,13 @@ class FlatGroup:
             )
         (self.parameter,) = settings["params"]
         self.settings, self.pieces = settings, self.parameter.pieces
-        self.parameter.grad = torch.zeros_like(self.parameter)  # or Adam would make no state
+        self.parameter.grad = torch.zeros_like(self.parameter)  # without a gradient Adam would make no state
         step, *moments = adam_state(optimizer, settings)
         self.parameter.grad = None
         self.state = [step, self.parameter.detach(), *moments]
 
     def numbers(self, steps: int) -> list[float]:
-        """α_t, ε_t, and the share of the weights that decoupled decay leaves."""
+        """α_t and ε_t, which hold the bias corrections, and the share of the weights that decoupled decay leaves."""
         rate, (beta1, beta2) = self.settings["lr"], self.settings["betas"]
         root = math.sqrt(1 - beta2**steps)
         left = 1 - rate * self.settings["weight_decay"]
@@ -97,7 +98,7 @@ class CompiledStep:
     """The step as one function, which the first call compiles.
 
     Args:
-        trainer: what trains; its module takes the batches of the stream, and its optimiser is a `FlatAdam`.
+        trainer: the trainer, whose module takes the batches of the stream, and whose optimiser is a `FlatAdam`.
 
     Raises:
         ValueError: the optimiser is another one.
@@ -110,18 +111,16 @@ class CompiledStep:
         self.groups = [FlatGroup(optimizer, group) for group in optimizer.param_groups]
         self.context, self.module = trainer.precision_plugin.train_step_context, trainer.lightning_module
         self.training_step = _TrainingStep(self.module)
-        named = dict(self.training_step.named_parameters())
-        names = {parameter: name for name, parameter in named.items()}
+        tensors = dict([*self.training_step.named_parameters(), *self.training_step.named_buffers()])
+        names = {tensor: name for name, tensor in tensors.items()}
         self.names = [names[p] for group in self.groups for p in group.parameter.parameters]
-        self.fixed = {
-            **{n: p for n, p in named.items() if n not in self.names},
-            **dict(self.training_step.named_buffers()),
-        }
+        self.fixed = {name: tensor for name, tensor in tensors.items() if name not in self.names}
         self.taken = int(self.groups[0].state[0])
         self.logged: list[Any] = []
         self._run: Any = None
 
     def __call__(self, batch: Any, batch_idx: int = 0) -> Float[Tensor, ""]:
+        """Take a step on a batch, log what `training_step` logs, and return the loss."""
         self.taken += 1
         numbers = [number for group in self.groups for number in group.numbers(self.taken)]
         states = (tensor for group in self.groups for tensor in group.state)
@@ -135,7 +134,7 @@ class CompiledStep:
         return loss
 
     def _step(self, *given: Tensor) -> list[Tensor]:
-        """The function that is compiled, of what `__call__` gives it."""
+        """The function that is compiled: changes the states that `__call__` gives it, returns the loss and the log."""
         tensors = iter(given)
         states = [list(islice(tensors, len(group.state))) for group in self.groups]
         fixed = {name: next(tensors) for name in self.fixed}

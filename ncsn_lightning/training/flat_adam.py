@@ -58,6 +58,7 @@ class FlatParameter(nn.Parameter):
     pieces: Layout
 
     def __new__(cls, parameters: Sequence[Tensor]) -> FlatParameter:
+        """Copy the parameters into one tensor, and make them views of it."""
         pieces = Layout([p.shape for p in parameters])
         self = super().__new__(cls, pieces.gather(parameters))
         self.parameters, self.pieces = parameters, pieces

@@ -1,4 +1,4 @@
-"""Which loop trains: Lightning's own, a step a call, or the fast one, a block of steps a call. Numbers are the same."""
+"""Which loop trains: Lightning's own, one step a call, or the fast one, a block of steps a call; the numbers agree."""
 
 from __future__ import annotations
 
@@ -27,40 +27,38 @@ Loop = Literal["auto", "fast", "standard"]
 
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 MODULE_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 PRECISIONS = (Precision, MixedPrecision, DoublePrecision, HalfPrecision)
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
 COST = "the fast loop would take some 80 % of its time"
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
-
-IN_ANY_BLOCK = (
+ANY_BLOCK_WILL_DO = (
     *(theirs.LearningRateMonitor, theirs.DeviceStatsMonitor, theirs.ThroughputMonitor, theirs.Timer),
     *(theirs.TQDMProgressBar, theirs.RichProgressBar, NCSN),
 )
-"""Classes whose batch hooks serve at the end of any block."""
-
 BLOCK_PERIODS: dict[type, Callable[[Any], int]] = {
     BlockCallback: lambda callback: callback.every_n_steps,
     theirs.ModelCheckpoint: every_n_train_steps,
-    **dict.fromkeys(IN_ANY_BLOCK, lambda part: 0),
+    **dict.fromkeys(ANY_BLOCK_WILL_DO, lambda part: 0),
 }
-"""Classes whose batch hooks may be called once a block, each with the period in steps at which a block must end for it.
+"""Classes whose batch hooks may be called once a block, and the period in steps at which each needs a block to end.
 
 A block also ends wherever Lightning logs, validates or stops.
 """
 
 
 class FastLoop(BlockCallback):
-    """Asks for the fast loop, which takes a block of optimiser steps at every call of Lightning's.
+    """Chooses the fast loop, which takes a block of optimiser steps at every call of Lightning's, where it can run.
 
-    It runs wherever nothing asks to see every step; else Lightning's own does, with the same numbers. One line of the
-    log says which, and why.
+    It can run where nothing needs to see every step; elsewhere Lightning's own loop runs, with the same numbers. A line
+    of the log says which one runs, and why.
 
     Args:
-        loop: "fast" refuses what asks for every step, "standard" leaves all to Lightning.
+        loop: "auto" chooses; "fast" refuses to train where something needs to see every step; "standard" is
+            Lightning's own loop.
         block_size: optimiser steps of a block at most.
-        compile: compile the whole step; pays after some 20 thousand steps.
+        compile: compile the whole step, which pays after some 20 thousand steps.
     """
 
     @strict
@@ -73,8 +71,7 @@ class FastLoop(BlockCallback):
         Raises:
             ValueError: the fast loop or a compiled step is asked for, and would leave something out.
         """
-        found = [f"loop={self.loop}"] if self.loop == "standard" else [*asking(trainer, module, data)]
-        reasons = ", ".join(found)
+        reasons = ", ".join(["loop=standard"] if self.loop == "standard" else asking(trainer, module, data))
         if self.compile and trainer.world_size > 1:
             raise ValueError(
                 f"compile=true: a compiled step shares no gradients among {trainer.world_size} ranks; use compile=false"
@@ -105,13 +102,13 @@ class FastLoop(BlockCallback):
 
 
 def _say(trainer: Any, line: str, *values: object) -> None:
-    """One line of the log, whatever the number of ranks."""
+    """Log a line on the first rank alone."""
     if trainer.is_global_zero:
         log.info(line, *values)
 
 
 def asking(trainer: Any, module: L.LightningModule, data: Any = None) -> Iterator[str]:
-    """What asks to see every step, each in a few words: hooks that somebody overrides, flags, plugins."""
+    """What needs to see every step, each thing in a few words: overridden hooks, options, plugins, optimisers."""
     for callback in trainer.callbacks:
         blockwise = isinstance(callback, BlockCallback)
         yield from _overridden(callback, L.Callback, STEP_HOOKS if blockwise else (*BATCH_HOOKS, *STEP_HOOKS))
@@ -150,7 +147,7 @@ def _takes_torchs_step(kind: Any) -> bool:
 
 
 def _overridden(part: Any, base: type, hooks: tuple[str, ...]) -> Iterator[str]:
-    """The hooks that are neither Lightning's empty ones nor of a class in `BLOCK_PERIODS`; what cannot be read counts."""
+    """The hooks that are neither `base`'s nor of a class in `BLOCK_PERIODS`; one that is no method counts as well."""
     kinds = [base, *(kind for kind in BLOCK_PERIODS if isinstance(part, kind))]
     for hook in hooks:
         function = getattr(getattr(part, hook), "__func__", None)
