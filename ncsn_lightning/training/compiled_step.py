@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import lightning as L
@@ -74,11 +74,10 @@ class FlatGroup:
         left = 1 - rate * self.settings["weight_decay"]
         return [rate * root / (1 - beta1**steps), self.settings["eps"] * root, left]
 
-    def update(self, state: Sequence[Tensor], gradients: Sequence[Tensor], numbers: Sequence[Tensor]) -> None:
+    def update(self, state: Sequence[Tensor], gradient: Tensor, numbers: Tensor) -> None:
         """Take a step on what `state` holds, in place."""
         steps, weights, first, second, *largest = state
         rate, epsilon, left = numbers
-        gradient = self.pieces.join(gradients)
         (beta1, beta2), decay = self.settings["betas"], self.settings["weight_decay"]
         if self.settings["maximize"]:
             gradient = -gradient
@@ -122,7 +121,7 @@ class CompiledStep:
     def __call__(self, batch: Any, batch_idx: int = 0) -> Float[Tensor, ""]:
         """Take a step on a batch, log what `training_step` logs, and return the loss."""
         self.taken += 1
-        numbers = [number for group in self.groups for number in group.numbers(self.taken)]
+        numbers = [group.numbers(self.taken) for group in self.groups]
         states = (tensor for group in self.groups for tensor in group.state)
         given = [*states, *self.fixed.values(), *batch, torch.tensor(numbers, device=self.groups[0].parameter.device)]
         if self._run is None:
@@ -139,14 +138,13 @@ class CompiledStep:
         states = [list(islice(tensors, len(group.state))) for group in self.groups]
         fixed = {name: next(tensors) for name in self.fixed}
         *batch, numbers = tensors
-        split = (group.pieces.split(weights) for group, (_, weights, *_) in zip(self.groups, states, strict=True))
-        weights = [tensor.detach().requires_grad_() for tensors in split for tensor in tensors]
+        flat = [weights.detach().requires_grad_() for _, weights, *_ in states]
+        weights = (group.pieces.split(whole) for group, whole in zip(self.groups, flat, strict=True))
         with self.context():
-            named = fixed | dict(zip(self.names, weights, strict=True))
+            named = fixed | dict(zip(self.names, chain.from_iterable(weights), strict=True))
             loss, values, self.logged = functional_call(self.training_step, named, tuple(batch))
-        gradients = iter(torch.autograd.grad(loss, weights))
+        gradients = torch.autograd.grad(loss, flat)
         with torch.no_grad():
-            rest = numbers.unbind()
-            for i, (group, state) in enumerate(zip(self.groups, states, strict=True)):
-                group.update(state, list(islice(gradients, len(group.pieces.shapes))), rest[3 * i : 3 * i + 3])
+            for group, *rest in zip(self.groups, states, gradients, numbers, strict=True):
+                group.update(*rest)
         return [loss.detach(), *values]
