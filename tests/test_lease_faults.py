@@ -45,7 +45,7 @@ class World(RuleBasedStateMachine):
         self.current = self.processes[0]
         self.wakes, self.place = [], Path(tempfile.mkdtemp())
         self.patch = pytest.MonkeyPatch()
-        for name in ("_make", "_touch", "_read", "_renew", "follows", "_fresh_beat"):
+        for name in ("_make", "_touch", "_read", "_refresh_cache", "follows", "_fresh_beat"):
             self.patch.setattr(leases, name, getattr(self, name))
         self.patch.setattr(leases, "_now", lambda: self.now)
         self.patch.setattr(leases, "_clock", lambda places: self.clock)
@@ -78,7 +78,7 @@ class World(RuleBasedStateMachine):
 
     def _fresh_beat(self, path):
         self.demand_server()
-        self._renew(path)
+        self._refresh_cache(path)
         return self.files[int(path.stem)][1]
 
     def _read(self, path):
@@ -88,7 +88,7 @@ class World(RuleBasedStateMachine):
         maker, beat = self.current.cache[number]
         return Holder(number, beat, host=maker.machine, pid=maker.pid)
 
-    def _renew(self, path):
+    def _refresh_cache(self, path):
         self.current.cache[int(path.stem)] = self.files[int(path.stem)]
 
     def follows(self, path):

@@ -1,1 +1,1 @@
-"""What everything else rests on and what knows nothing of scores: validation, randomness, whole files, signals."""
+"""Helpers that know nothing of scores: validation, randomness, files written whole, the lease, signals, bars."""

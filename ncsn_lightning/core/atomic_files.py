@@ -1,4 +1,4 @@
-"""How every file of a run is written: whole or not at all. Imports nothing slow."""
+"""Write the files of a run whole or not at all. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 FENCES: list[Callable[[], None]] = []
-"""Asked before anything is written to a run's folder; one raises where this process may write there no longer."""
+"""Called before anything is written to a run's folder; each raises where this process may no longer write there."""
 
 TRIES = 5
-"""How often an operation is begun whose file handle a server has forgotten (ESTALE)."""
+"""How often an operation is tried whose file handle the file server does not know any more (ESTALE)."""
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Write a file under a temporary name beside it; it takes the name `path` only once it is whole and on disk.
+    """Have a file written under a temporary name beside it, and rename it to `path` once it is whole and on disk.
 
-    A process killed inside leaves the old file as it was. The temporary file of an exception is removed.
+    A process that is killed meanwhile leaves the old file as it was. After an exception the temporary file is removed.
+
+    Raises:
+        LeaseLost: another process has taken over the run that the file belongs to.
     """
     path = Path(path)
     demand_right()
@@ -35,20 +38,20 @@ def replacing(path: Path | str) -> Iterator[Path]:
         retried(lambda: _sync(temporary))
         demand_right()
         retried(lambda: os.replace(temporary, path))
-        retried(lambda: _sync(path.parent))  # or the machine's death may take the new name away again
+        retried(lambda: _sync(path.parent))  # otherwise the new name may be lost when the machine dies
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def demand_right() -> None:
-    """Raise where another process has taken over what this one is about to write."""
+    """Raise LeaseLost where another process has taken over what this one is about to write."""
     for fence in FENCES:
         fence()
 
 
 def retried(action: Callable[[], Result]) -> Result:
-    """What an operation on a file returns, tried again where the server has forgotten the file's handle."""
+    """Do an operation on a file, up to `TRIES` times where the file server does not know its handle any more."""
     for attempt in range(TRIES):
         try:
             return action()
@@ -60,24 +63,24 @@ def retried(action: Callable[[], Result]) -> Result:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process had half written below a run's folder."""
+    """Remove the half-written files that a killed process has left in a run's folder."""
     for path in folder.rglob(".*.part.*"):
         path.unlink()
 
 
 def shown(path: Path | str) -> str:
-    """A path as it is said to the user: from the working folder on where it lies in it, whole where it does not."""
+    """A path as messages show it: relative to the working folder where it lies there, absolute elsewhere."""
     whole, here = Path(path).absolute(), Path.cwd()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def _sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on disk."""
+    """Have a file, or the names in a folder, written to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():  # a file system whose folders cannot be synced
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems cannot sync a folder
             raise
     finally:
         os.close(descriptor)

@@ -1,19 +1,21 @@
-"""Who trains a run: one process at a time, on any file system, and no longer than it lives.
+"""The lease of a run: it lets one process at a time train the run, on any file system.
 
-A run's folder has a folder `lease/` of numbered files, `1.json`, `2.json`, …: whoever made the last one has the run.
+A run's folder has a folder `lease/` of numbered files, `1.json`, `2.json`, …; the process that made the last one, its
+holder, has the run.
 
-- **Taking** it is making the next number, with `O_EXCL`: of any number of processes exactly one succeeds, on NFS too,
-  where `flock` cannot be relied on. Numbers are never removed, so a process that has slept since it looked finds its
-  number taken, whatever happened meanwhile.
-- **Keeping** it is touching one's own number every few seconds, from a thread. Nobody else ever changes it.
-- **Losing** it is being dead: a process of this machine that is gone, or a number untouched for `STALE` seconds by the
-  file system's clock, and untouched for `WATCH` more while somebody watches it by a clock that does not jump.
-- **Doubting** it comes first: a holder that did not touch its number for `DOUBT` seconds, because it slept or the
-  server was away, counts itself as lost, and writes nothing, until it has made the next number itself, if nobody else
-  has. No cache of look-ups answers that question.
-- **Letting it go** is giving one's own number the time 0.
+- **Take**: a process makes the file with the next number, with `O_EXCL`. Of any number of processes exactly one
+  succeeds, on NFS too, where `flock` cannot be relied on. Files are never removed, so a process that has slept since it
+  looked finds its number taken, whatever happened meanwhile.
+- **Keep**: a thread of the holder touches its file every few seconds. No other process ever changes that file.
+- **Lose**: others count the holder as dead when it is a process of this machine that has ended, or when its file was
+  not touched for `STALE` seconds by the file system's clock, and then for `WATCH` seconds more while one of them
+  watches it by a clock that does not jump.
+- **Doubt** comes before that: a holder that could not touch its file for `DOUBT` seconds, because it slept or the file
+  server was away, writes nothing until it has made the next file itself. It has lost the run if another process has
+  made that file. The making asks the file server; a look-up might be answered by a cache.
+- **Let go**: the holder gives its file the time 0.
 
-`filelock.SoftFileLock` has neither the numbers nor the doubt: a holder that slept would write beside its successor.
+`filelock.SoftFileLock` has neither numbers nor doubt: a holder that slept would write beside its successor.
 """
 
 from __future__ import annotations
@@ -34,31 +36,31 @@ from .atomic_files import FENCES, retried
 log = logging.getLogger(__name__)
 
 BEAT = 3.0
-"""Seconds between two signs of life."""
+"""Seconds from one touch of the holder's file to the next."""
 
 DOUBT = 10.0
-"""Seconds without one, after which a process counts itself as lost until it has asked."""
+"""Seconds without a touch after which a holder must ask, by making the next file, whether it still has the run."""
 
 WATCH = 15.0
-"""Seconds for which a silent number is watched before it is taken from a process that may live; more than `DOUBT`."""
+"""Seconds for which a stale file is watched before the run is taken from its holder; more than `DOUBT`."""
 
 STALE = 30.0
-"""Seconds without a sign of life, after which a process counts as dead."""
+"""Seconds without a touch after which others count a holder as dead."""
 
 
 class LeaseLost(RuntimeError):  # noqa: N818  (it names what happened)
-    """Another process has taken the run over, and has the last word about it."""
+    """Another process has taken the run over, and alone may write in its folder."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who made a number.
+    """The process that made a file of the lease.
 
     Attributes:
-        number: of the lease.
-        beat: unix time of the last sign of life; 0 once the run was let go.
-        host, pid, parent: the process and its parent.
-        pids: the space in which these numbers mean something; containers of one host may have several.
+        number: the file's number.
+        beat: unix time of the last touch; 0 once the run was let go.
+        host, pid, parent: the machine, the process and its parent.
+        pids: the namespace of the process numbers; a host with containers has several.
         batch: the job of a batch system that it is part of, "" for none.
     """
 
@@ -71,7 +73,7 @@ class Holder:
     batch: str = ""
 
     def lives(self, places: Path) -> bool:
-        """Whether it still trains, by the clock of the file system on which its lease lies."""
+        """Whether it has not ended, and has touched its file lately by the clock of the lease's file system."""
         return not self.is_gone() and _clock(places) - self.beat < STALE
 
     def is_gone(self) -> bool:
@@ -79,14 +81,14 @@ class Holder:
         return not self.beat or (self.is_here() and not _alive(self.pid))
 
     def is_here(self) -> bool:
-        """Whether its process number can be asked for on this machine."""
+        """Whether its process number is one of this machine's."""
         return (self.host, self.pids) == (socket.gethostname(), _pids())
 
 
 class Lease:
-    """The right to train one run, as long as the `with` block lasts; see `take`.
+    """The right to train one run, as long as the `with` block lasts; `take` makes it.
 
-    Inside the block no file of this process takes its name (`files.replacing`) while the lease is lost.
+    Inside the block `atomic_files.replacing` writes no file once the lease is lost.
     """
 
     def __init__(self, path: Path, began: float) -> None:
@@ -96,10 +98,10 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def is_lost(self) -> bool:
-        """Whether another process has the run; a holder in doubt asks by making the next number.
+        """Whether another process has the run; a holder in doubt finds out by making the next file.
 
         Raises:
-            OSError: it is in doubt, and the server does not answer.
+            OSError: the holder is in doubt, and the file server does not answer.
         """
         with self._lock:
             self._lost = self._lost or follows(self.path)
@@ -111,14 +113,14 @@ class Lease:
             return self._lost
 
     def demand(self) -> None:
-        """Wait until it is known whether this process has the run, and raise LeaseLost where it has not."""
+        """Wait until it is known whether this process still has the run; raise LeaseLost where another one has it."""
         while True:
             try:
                 if self.is_lost():
                     raise LeaseLost("this process slept for too long, and another one has taken the run over")
                 return
             except OSError as error:
-                log.warning("%s: not known whose this run is (%s)", self.path, error.strerror)
+                log.warning("%s: cannot find out which process has this run (%s)", self.path, error.strerror)
                 time.sleep(1)
 
     def __enter__(self) -> Self:
@@ -134,13 +136,14 @@ class Lease:
             _touch(self.path, (0, 0))
 
     def _beat(self) -> None:
+        """Touch the file until the block ends or the run is lost; the thread's function."""
         while not self._ended.wait(BEAT) and self.give_sign():
             pass
 
     def give_sign(self) -> bool:
-        """Touch the number, unless it is lost; whether there will be another time."""
+        """Touch the file, unless the run is lost; returns whether this process still has the run."""
         with self._lock:
-            began = _now()  # before the touch, which may take as long as the server likes
+            began = _now()  # before the touch, because the file server may take any time for it
             try:
                 if not self.is_lost() and _touch(self.path, None):
                     self.beat = began
@@ -153,8 +156,9 @@ def take(folder: Path, *, waiting: Callable[[Holder], None] = lambda holder: Non
     """Take the run in `folder`; None where another process has it.
 
     Args:
-        folder: of the run.
-        waiting: told of a holder that has been silent for `STALE` seconds and is watched for `WATCH` more.
+        folder: the run's folder.
+        waiting: called with a holder that has not touched its file for `STALE` seconds and is now watched for `WATCH`
+            seconds.
     """
     places = folder / "lease"
     places.mkdir(parents=True, exist_ok=True)
@@ -165,12 +169,12 @@ def take(folder: Path, *, waiting: Callable[[Holder], None] = lambda holder: Non
         path, began = _path(places, last.number + 1 if last else 1), _now()
         if _make(path):
             return Lease(path, began)
-        if not _read(path):  # someone was quicker, and a cache still says that nobody was
-            _renew(path)
+        if not _read(path):  # another process was quicker, but a cache says that there is no such file
+            _refresh_cache(path)
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who took the run in `folder` last; None where nobody ever did."""
+    """The process that took the run in `folder` last; None where none ever did."""
     found, places = None, folder / "lease"
     while following := _read(_path(places, found.number + 1 if found else 1)):
         found = following
@@ -178,12 +182,12 @@ def holder(folder: Path) -> Holder | None:
 
 
 def batch() -> str:
-    """What names this job of Slurm, and which of its starts; "" outside."""
+    """The name of this Slurm job, with the number of its restarts; "" outside of Slurm."""
     return "-".join(filter(None, map(os.environ.get, ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))))
 
 
 def _stays_silent(last: Holder, places: Path, waiting: Callable[[Holder], None]) -> bool:
-    """Whether a holder gives no sign of life while this process watches, by attributes that the server gives anew."""
+    """Whether a holder does not touch its file while this process watches for `WATCH` seconds, past any cache."""
     waiting(last)
     path, end = _path(places, last.number), _now() + WATCH
     before = _fresh_beat(path)
@@ -197,17 +201,17 @@ def _stays_silent(last: Holder, places: Path, waiting: Callable[[Holder], None])
 
 
 def _fresh_beat(path: Path) -> int:
-    """The time of a number's last sign of life, after a change of nothing, whose answer renews what is cached."""
+    """The time of a file's last touch, asked of the file server: a change, even to the same mode, renews the cache."""
     try:
         os.chmod(path, os.stat(path).st_mode & 0o7777)
-    except PermissionError:  # another user's: opening it must do
+    except PermissionError:  # it is another user's file; opening it has to do
         with open(path) as file:
             return os.fstat(file.fileno()).st_mtime_ns
     return os.stat(path).st_mtime_ns
 
 
 def follows(path: Path) -> bool:
-    """Whether the next number is there, as far as a cache knows."""
+    """Whether the next file is there, as far as a cache knows."""
     return _path(path.parent, int(path.stem) + 1).exists()
 
 
@@ -216,7 +220,7 @@ def _path(places: Path, number: int) -> Path:
 
 
 def _make(path: Path) -> bool:
-    """Make a number; False where it is there."""
+    """Make a file of the lease; False where it exists."""
     try:
         with open(path, "x") as file:
             json.dump(_myself(), file)
@@ -225,22 +229,22 @@ def _make(path: Path) -> bool:
     return True
 
 
-def _renew(path: Path) -> None:
-    """Look a number up that is there, past what a cache says: only an opening that may create asks the server."""
+def _refresh_cache(path: Path) -> None:
+    """Have a cache learn of a file that exists: only an opening that may create a file asks the server."""
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT))
 
 
 def _touch(path: Path, times: tuple[float, float] | None) -> bool:
     try:
         os.utime(path, times)
-    except OSError as error:  # of a file server that is away, perhaps only for now
+    except OSError as error:  # the file server may be away, and come back
         log.warning("%s: no sign of life (%s)", path, error.strerror)
         return False
     return True
 
 
 def _read(path: Path) -> Holder | None:
-    """The maker of a number; one who was killed while writing has neither host nor process."""
+    """The maker of a file, None where there is no file; without host and process if it was killed while writing."""
     try:
         beat, text = retried(lambda: _beat_and_text(path))
     except FileNotFoundError:
@@ -252,7 +256,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _beat_and_text(path: Path) -> tuple[float, str]:
-    with open(path) as file:  # opening asks an NFS server, where a bare stat may answer from a cache
+    with open(path) as file:  # opening a file asks an NFS server; a bare stat may be answered by a cache
         return os.fstat(file.fileno()).st_mtime, file.read()
 
 
@@ -267,9 +271,10 @@ def _myself() -> dict[str, Any]:
 
 
 def _pids() -> str:
-    try:  # the first space of a machine has the same number on every other
+    """The namespace of process numbers: the machine's start too, because the first one has the same name everywhere."""
+    try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # no Linux
+    except OSError:  # this is not Linux
         return ""
 
 
@@ -278,18 +283,18 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it is another user's process
         return True
     return True
 
 
 def _now() -> float:
-    """Seconds of a clock that never jumps, and goes on while the machine sleeps."""
+    """Seconds by a clock that never jumps and that goes on while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _clock(places: Path) -> float:
-    """The time by the clock that the leases are stamped with; this machine's where one may not write."""
+    """The time by the file system's clock, which stamps the files; by this machine's where it may not be written to."""
     path = places / ".clock"
     try:
         path.touch()

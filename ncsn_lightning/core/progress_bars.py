@@ -1,4 +1,4 @@
-"""How far a command is that samples, measures or draws: a bar with the time left on a terminal, elsewhere a line."""
+"""Progress of sampling, measuring and drawing: a bar with the time left on a terminal, elsewhere lines of the log."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ Item = TypeVar("Item")
 
 
 def on_terminal() -> bool:
-    """Whether there is somebody to see a bar."""
+    """Whether standard error is a terminal, on which a bar can be drawn."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def tracked(items: Iterable[Item], what: str, *, total: int, bar: bool, later: str = "") -> Iterator[Item]:
-    """Pass items on, under a bar that says what is done to them and how long it will still take.
+    """Pass items on under a bar, which says what is done to them and how long it will still take.
 
     Args:
-        what: is being done, for the bar, or for a line where there is none.
+        items: what is passed on.
+        what: what is done, for the bar, or for a line of the log where there is no bar.
         total: how many items there are.
-        bar: whether there is a terminal for it.
+        bar: whether to draw a bar.
         later: what is left to do after this, for the line.
     """
     if not bar:
@@ -39,10 +40,10 @@ def _bar(items: Iterable[Any] | None, **options: Any) -> Any:
 
 
 class Stages:
-    """The stages of a command, each of one or several parts: one bar over all parts; without a terminal a line a stage.
+    """The stages of a command, each of one or several parts: one bar over all parts, or a line of the log per stage.
 
     Args:
-        parts: how many there are in all stages.
+        parts: how many parts all stages have together.
     """
 
     def __init__(self, parts: int) -> None:
@@ -56,13 +57,13 @@ class Stages:
         self.bar.close()
 
     def run(self, name: str, action: Callable[[], Item]) -> Item:
-        """A stage of one part, and what it gives."""
+        """Run a stage of one part, and return its result."""
         for _ in self.over(name, [None]):
             result = action()
         return result
 
     def over(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """A stage of as many parts as there are items; what is done with each of them is a part."""
+        """Pass on the items of a stage; a part is what is done with one of them."""
         self.bar.set_description(name)
         if self.bar.disable:
             log.info("%s; %d of %d parts are left", name, self.parts - self.done, self.parts)

@@ -1,7 +1,7 @@
 """Keyed randomness: every draw of a run is a pure function of (seed, purpose, index).
 
-A generator is made afresh for each key, so nothing is replayed when a run resumes, no two purposes share a stream,
-and the number of workers, ranks or resumptions never changes a number.
+Each key has a new generator. Therefore a resumed run replays nothing, no two purposes share a stream, and the numbers
+depend neither on how many workers or ranks there are, nor on how often the run was resumed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Being asked to stop by a signal: where nothing is half done a process stops at once, else it answers between steps.
+"""Stop on a signal: at once where nothing is half done, between two optimiser steps in a training.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP say that the process must go. SIGUSR1 and SIGUSR2 are a scheduler's warning, some
-time before that: whoever stops then is to be started again. Outside a training the first three raise `Stopped` where
-they find the process; a training, and a sweep whose jobs train in child processes, is patient: the handler sets a
-flag, and the training looks at it between two blocks of steps. A person does not wait: patience ends `PATIENCE` seconds
-after Ctrl-C, the process itself `LIMIT` seconds after it or with the second one. Imports nothing slow.
+SIGINT (Ctrl-C), SIGTERM and SIGHUP say that the process must end. SIGUSR1 and SIGUSR2 are a scheduler's warning some
+time before that; a process that stops after a warning is to be started again.
+
+Outside a training the first three raise `Stopped` wherever they find the process. A training, and a sweep whose jobs
+train in child processes, is patient: the handler only sets a flag, and the training looks at it between two blocks of
+steps. A person does not wait long: patience ends `PATIENCE` seconds after Ctrl-C, and the process itself ends `LIMIT`
+seconds after it, or at the second Ctrl-C. Imports nothing slow.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 ENDS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 SIGNALS = (*ENDS, *WARNINGS)
-"""What is listened to; where several have come, the last of these counts."""
+"""The signals that a process listens to; of several that it has received, the last one in this order counts."""
 
 PATIENCE, LIMIT = 6.0, 9.0
 """Seconds after Ctrl-C."""
@@ -38,50 +40,51 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Preempted(Exception):  # noqa: N818  (it names the status of a run)
-    """A training was asked to stop, and has left a checkpoint from which it goes on."""
+    """A training was asked to stop, and has saved a checkpoint from which it can go on."""
 
 
 class Stopped(BaseException):
-    """Someone asked this process to stop while it did what can be done again."""
+    """This process was asked to stop while it did something that can be done again."""
 
 
 class _Listener:
-    """What this process was asked.
+    """The signals of this process: their handlers, and which ones it has received.
 
     Attributes:
-        pid: of the process that listens.
-        came: the signals.
-        before: the handlers that ours replaced.
+        pid: the process that listens, None for none.
+        received: the signals received since `install`.
+        before: the handlers that ours have replaced.
         patient: whether signals are only noted.
-        stopping: whether one has raised `Stopped`, which a further one must not disturb.
-        remedy: how to go on, said where the process ends at once.
+        stopping: whether one has raised `Stopped`; a further one must not raise it again.
+        late: whether patience has ended after Ctrl-C.
+        remedy: how to go on; it is printed where the process ends at once.
     """
 
     def __init__(self) -> None:
         self.pid: int | None = None
-        self.came: set[int] = set()
+        self.received: set[int] = set()
         self.before: dict[int, Handler] = {}
         self.patient = self.stopping = self.late = False
         self.remedy = ""
 
     def install(self) -> bool:
-        """Listen from now on; whether that is new."""
+        """Listen from now on; returns False where this process listens already, or this is not its main thread."""
         if self.pid == os.getpid() or threading.current_thread() is not threading.main_thread():
             return False
-        self.pid, self.came = os.getpid(), set()
+        self.pid, self.received = os.getpid(), set()
         self.patient = self.stopping = self.late = False
         for signum in SIGNALS:
             if signum in ENDS[:2] and signal.getsignal(signum) == signal.SIG_IGN:
-                continue  # nohup, or a background job of a script
-            told = in_child() and signum == signal.SIGINT  # by its parent, though a terminal's Ctrl-C reaches it too
-            replaced = signal.signal(signum, signal.SIG_IGN if told else self._note)
-            if replaced != self._note:  # as it is where a listening process was forked
+                continue  # this runs under nohup, or is a background job of a script
+            ignored = in_child() and signum == signal.SIGINT  # a terminal's Ctrl-C reaches children; the parent answers
+            replaced = signal.signal(signum, signal.SIG_IGN if ignored else self._receive)
+            if replaced != self._receive:  # a process forked from a listening one has this handler already
                 self.before[signum] = replaced
         return True
 
     def remove(self) -> None:
-        """Give the signals back to whoever had them; between two jobs of a child, a signal stops nothing."""
-        if signal.SIGINT in self.came:
+        """Put the earlier handlers back, except in a child process, which no signal stops between two of its jobs."""
+        if signal.SIGINT in self.received:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self.pid, self.patient, self.remedy = None, False, ""
         if not in_child():
@@ -89,16 +92,17 @@ class _Listener:
                 signal.signal(signum, signal.SIG_DFL if handler is None else handler)
             self.before = {}
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.pid:  # a forked worker inherits the handler; it is none of its business
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        """The handler: note the signal, pass it on to child processes, and raise `Stopped` unless patient."""
+        if os.getpid() != self.pid:  # a forked worker inherits the handler, but its parent answers
             return
         if signum == signal.SIGINT:
-            if signum in self.came:
+            if signum in self.received:
                 self._end()
             self._say("stopping: what is trained is saved first; Ctrl-C again ends at once")
             self.before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._hurry))
             signal.setitimer(signal.ITIMER_REAL, PATIENCE, LIMIT - PATIENCE)
-        self.came.add(signum)
+        self.received.add(signum)
         for child in multiprocessing.active_children():
             if child.pid is not None:
                 os.kill(child.pid, signal.SIGTERM if signum == signal.SIGINT else signum)
@@ -106,26 +110,28 @@ class _Listener:
             self._stop()
 
     def _hurry(self, signum: int, frame: FrameType | None) -> None:
-        """Patience is over, or the time that a person waits at all."""
+        """The alarm's handler after Ctrl-C: the first time end the patience, the second time the process."""
         if self.late:
             self._end()
         self.late = True
         self._stop()
 
     def _stop(self) -> None:
+        """Raise `Stopped`, once."""
         if not self.stopping:
             self.stopping = True
             raise Stopped
 
     def _end(self) -> None:
+        """End the process here and now."""
         if sys.stderr is not None and sys.stderr.isatty():
-            self._say("\x1b[?25h\r", end="")  # the cursor, which a live view hides
+            self._say("\x1b[?25h\r", end="")  # show the cursor, which a live view hides
         self._say(f"ended at once; {self.remedy}" if self.remedy else "ended at once")
         os._exit(INTERRUPTED)
 
     def _say(self, line: str, *, end: str = "\n") -> None:
         if is_first_rank():
-            with suppress(OSError):  # nobody may be looking
+            with suppress(OSError):  # the terminal may be gone
                 os.write(2, f"\n{line}{end}".encode())
 
 
@@ -134,7 +140,7 @@ _listener = _Listener()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Answer signals as this module does; inside another such context (or outside the main thread) nothing changes."""
+    """Answer signals as this module does; has no effect inside another such context or outside the main thread."""
     outermost = _listener.install()
     try:
         yield
@@ -145,10 +151,10 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def training(*, patient: bool) -> Iterator[None]:
-    """Have the process started again where a `Preempted` follows a warning.
+    """Enclose a training; where it ends with `Preempted` after a warning, have the process started again.
 
     Args:
-        patient: whether signals are only noted from the start, as where other processes train, or train with this one.
+        patient: whether signals are only noted from the start on, because other processes train, or train with it.
     """
     _listener.patient = patient
     try:
@@ -162,15 +168,15 @@ def training(*, patient: bool) -> Iterator[None]:
 
 
 def be_patient(patient: bool) -> None:
-    """Only note signals from now on, or no longer: one that came meanwhile then raises `Stopped`."""
+    """Only note signals from now on, or no longer; one that was noted meanwhile then raises `Stopped`."""
     _listener.patient = patient
-    if not patient and _listener.came & {*ENDS}:
+    if not patient and _listener.received & {*ENDS}:
         _listener._stop()
 
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Only note signals, for the training goes on in other processes; until `wake`."""
+    """Only note signals, because other processes train; until the block ends or another thread calls `wake`."""
     _listener.patient = True
     try:
         yield
@@ -179,14 +185,22 @@ def patience() -> Iterator[None]:
 
 
 def wake() -> None:
-    """End the main thread's `patience`, from another thread, because nothing is left to wait for."""
+    """End the main thread's `patience` from another thread, because there is nothing left to wait for."""
     if _listener.patient:
         _listener.patient = False
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def abandons(action: Callable[[], None]) -> bool:
-    """Do in a training what can be done again, unless the process is asked to stop; whether it was."""
+    """Do something in a training that can be done again, and break off where the process is asked to stop.
+
+    Returns:
+        Whether it was broken off.
+
+    Raises:
+        Stopped: the process was asked to stop, and there is no training whose checkpoint is still to be saved, or no
+            time for it.
+    """
     patient, _listener.patient = _listener.patient, False
     try:
         check()
@@ -202,63 +216,63 @@ def abandons(action: Callable[[], None]) -> bool:
 
 
 def check() -> None:
-    """Raise `Stopped` where this process was asked to go."""
-    if _listener.came & {*ENDS}:
+    """Raise `Stopped` where this process was asked to end."""
+    if _listener.received & {*ENDS}:
         _listener.stopping = True
         raise Stopped
 
 
 def asked() -> signal.Signals | None:
-    """The signal by which this process was asked to stop, if it was."""
-    return next((signum for signum in reversed(SIGNALS) if signum in _listener.came), None)
+    """The signal by which this process was asked to stop, None where it was not."""
+    return next((signum for signum in reversed(SIGNALS) if signum in _listener.received), None)
 
 
 def note(signum: signal.Signals) -> None:
-    """Count as asked by `signum`, as another process was that works with this one."""
-    _listener.came.add(signum)
+    """Count `signum` as received, because a process that works with this one has received it."""
+    _listener.received.add(signum)
 
 
 def exit_code() -> int:
-    """Of a process that was stopped."""
-    return INTERRUPTED if signal.SIGINT in _listener.came else 1
+    """The exit code of a process that was stopped: 130 after Ctrl-C, 1 after other signals."""
+    return INTERRUPTED if signal.SIGINT in _listener.received else 1
 
 
 def remember(text: str) -> None:
-    """How one goes on, to be said where this process ends at once."""
+    """Keep the text that says how to go on; it is printed where this process ends at once."""
     _listener.remedy = text
 
 
 def remedy() -> str:
-    """What was said last to `remember`."""
+    """The text that was given to `remember` last."""
     return _listener.remedy
 
 
 def in_child() -> bool:
-    """Whether this process was made by another one of the same command, as joblib's and spawned ranks are."""
+    """Whether another process of the same command has made this one, such as a worker of joblib or a spawned rank."""
     return multiprocessing.parent_process() is not None
 
 
 def is_first_rank() -> bool:
-    """Whether this is the first process of a training, as far as torchrun, Lightning or Slurm have said."""
+    """Whether this is the first process of a training, by the environment that torchrun, Lightning or Slurm set."""
     return not later_ranks()
 
 
 def later_ranks() -> list[str]:
-    """What the environment says that makes this another process than the first, `RANK=1` for example."""
+    """The environment variables that make this another process than the first one, for example `RANK=1`."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
     return [f"{name}={os.environ[name]}" for name in names if os.environ.get(name, "0") != "0"]
 
 
 def started_by_torchrun() -> list[str]:
-    """What says that this is the first of several processes, each of which runs the command."""
+    """The environment variable by which torchrun says that several processes run this command; empty for one."""
     several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
     return [f"WORLD_SIZE={os.environ['WORLD_SIZE']}"] if several else []
 
 
 def _requeue() -> None:
-    """Have this process started again: by whoever listened to the warning before, else by Slurm, where this is its job.
+    """Have this process started again: by the handler that the warning had before ours, else by Slurm in a job of its.
 
-    Submitit is such a listener: it requeues its job and exits.
+    Submitit has such a handler: it requeues its job and exits.
     """
     handlers = [handler for signum in WARNINGS if callable(handler := _listener.before.get(signum))]
     if handlers:
@@ -266,11 +280,11 @@ def _requeue() -> None:
     elif "SLURM_JOB_ID" in os.environ and is_first_rank():
         _requeue_in_slurm()
     if not is_first_rank():
-        sys.exit(0)  # quietly: a rank that fails may take the first one with it before that has requeued
+        sys.exit(0)  # without an error, which might end the first rank before it has requeued the job
 
 
 def _requeue_in_slurm() -> None:
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")  # by its own number, the last task of an array would stand for all
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")  # in an array, the job's own number may stand for all of its tasks
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,7 +1,7 @@
-"""How arguments are checked and shaped, everywhere in the package.
+"""Check and shape arguments, everywhere in the package in the same way.
 
-Constructors are the one configuration schema: keyword arguments, strict types, bounds in the annotation. `strict`
-turns the annotations into checks and reports every wrong argument of a call at once, with its name and value.
+Constructors are the only schema of the configuration: keyword arguments, strict types, bounds in the annotations.
+`strict` turns the annotations into checks, and reports every wrong argument of a call at once, with name and value.
 """
 
 from __future__ import annotations
@@ -44,45 +44,45 @@ Initialiser = TypeVar("Initialiser", bound=Callable[..., None])
 
 
 def strict(constructor: Initialiser) -> Initialiser:
-    """Decorator: check the arguments of a constructor against its annotations, without coercion, and note its words.
+    """Decorator: check a constructor's arguments against its annotations, without coercion, and note them as text.
 
-    The words are what `described` prints; values that are objects of the package have none, for they have their own.
+    `described` prints the text. Only simple values, and objects whose `repr` is `described`, are noted.
     """
     checked: Any = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(constructor)
 
     @functools.wraps(constructor)
     def noting(self: Any, *args: Any, **kwargs: Any) -> None:
-        words = {name: word for name, value in kwargs.items() if (word := _word(value))}
-        self.__dict__.setdefault("_words", words)  # the outermost constructor is called first
+        texts = {name: text for name, value in kwargs.items() if (text := _as_text(value))}
+        self.__dict__.setdefault("_argument_texts", texts)  # the outermost constructor is called first
         checked(self, *args, **kwargs)
 
     return cast("Initialiser", noting)
 
 
 def described(value: object) -> str:
-    """One line on an object: its class, and what it was made with, defaults included."""
+    """One line about an object: its class and the arguments that it was made with, defaults included."""
     parameters = inspect.signature(type(value).__init__).parameters.values()
-    words: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for parameter in parameters:
         name = parameter.name
-        noted = value.__dict__.get("_words", {}).get(name)
+        noted = value.__dict__.get("_argument_texts", {}).get(name)
         default = parameter.default if parameter.default is not parameter.empty else getattr(value, name, _NOTHING)
-        if word := noted or _word(default):
-            words[name] = word
-    return f"{type(value).__name__}({', '.join(f'{name}={word}' for name, word in words.items())})"
+        if text := noted or _as_text(default):
+            texts[name] = text
+    return f"{type(value).__name__}({', '.join(f'{name}={text}' for name, text in texts.items())})"
 
 
 _NOTHING = object()
 
 
-def _word(value: object) -> str:
-    """A simple value as a constructor takes it, a tensor by its shape; empty for an object."""
+def _as_text(value: object) -> str:
+    """A simple value as it is written in a call, a tensor by its shape; empty for other objects."""
     if isinstance(value, Tensor):
         return f"tensor of {[*value.shape]}"
     if isinstance(value, float):
         return f"{value:.6g}"
     simple = value is None or isinstance(value, str | int | Path)
-    if simple or (isinstance(value, list | tuple) and len(value) < 9 and all(map(_word, value))):
+    if simple or (isinstance(value, list | tuple) and len(value) < 9 and all(map(_as_text, value))):
         return repr(value) if not isinstance(value, Path) else repr(str(value))
     return repr(value) if type(value).__repr__ is described else ""
 
@@ -90,7 +90,7 @@ def _word(value: object) -> str:
 def column(
     sigma: Float[Tensor, "*sigma"] | float, x: Float[Tensor, "*batch 2"]
 ) -> Float[Tensor, "*sigma 1"] | Float[Tensor, "1"]:
-    """Shape a noise level for arithmetic with points, with their dtype and on their device.
+    """Give a noise level another axis for arithmetic with points, and the dtype and device of the points.
 
     This is the package's one broadcasting rule: `sigma` has any shape that broadcasts against `x.shape[:-1]`.
     """

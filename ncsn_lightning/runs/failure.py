@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def write_summary_on_failure(folder: Path, overrides: Sequence[str], lease: Lease | None) -> Iterator[None]:
-    """Where a run ends badly: its traceback in its log, and a `summary.json`, unless it has written one.
+    """Where a run ends by an exception, log the traceback, and write `summary.json` unless the run has written it.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         overrides: the command line.
-        lease: of the run; None for a process that follows the one that has it.
+        lease: the run's lease; None for another rank than the first, whose process does not hold it.
 
     Raises:
-        LeaseLost: another process has the run now, and the last word about it.
+        LeaseLost: another process has the run now; it writes the summary.
     """
     started, before = time.perf_counter(), read_summary(folder)
     try:
@@ -53,9 +53,18 @@ def write_summary_on_failure(folder: Path, overrides: Sequence[str], lease: Leas
 def write_summary_for(
     folder: Path, status: Status, *, error: str, wall_time: float, overrides: Sequence[str], **known: Any
 ) -> None:
-    """Write the summary of a run that ended before it could; of its other facts those that are known."""
+    """Write the summary of a run that ended before it could write one.
+
+    Args:
+        folder: the run's folder.
+        status: how the run ended.
+        error: the text of what ended it.
+        wall_time: seconds that the run took.
+        overrides: the command line.
+        known: further facts of the summary; others get a value that stands for unknown.
+    """
     facts = {"seed": None, "steps": 0, "metrics": {}, "config_hash": folder.name, **known}
     try:
         write_summary(folder, status=status, error=error, wall_time=wall_time, overrides=[*overrides], **facts)
-    except OSError as full:  # a full disk, say: the run then counts as interrupted
+    except OSError as full:  # for example on a full disk; without a summary the run counts as interrupted
         log.error("%s", one_line(full))

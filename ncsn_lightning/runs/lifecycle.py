@@ -1,4 +1,4 @@
-"""A training, once its configuration is known: built, refused, run, resumed."""
+"""Build a training from its configuration or refuse it, run it, resume it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from .trainer_options import make_trainer
 log = logging.getLogger(__name__)
 
 TRUSTED = (*MODEL_TRUSTED, "lightning")
-"""Packages whose classes a run that is resumed may name."""
+"""Packages whose classes the configuration of a resumed run may name."""
 
 PARTS: dict[str, type] = {
     "schedule": Schedule,
@@ -66,10 +66,10 @@ PARTS: dict[str, type] = {
 }
 
 NEED_LOGGERS = (LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor)
-"""Callbacks that fail where nothing is logged."""
+"""Callbacks that fail where there is no logger."""
 
-ANYWHERE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
-"""What every machine has."""
+EVERY_MACHINES = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+"""The trainer's options that every machine can fulfil."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ def build(
     in_sweep: bool = False,
     callbacks: Sequence[L.Callback] = (),
 ) -> Job:
-    """Build every object of a training, except the loggers, which would leave traces.
+    """Build every object of a training, except the loggers, which would leave files and W&B runs behind.
 
     Args:
         config: the plain configuration.
@@ -100,24 +100,18 @@ def build(
         trust: packages whose classes may be named, None for any.
         files: what the configuration's files held when the run began, by the path of the argument that names them.
         in_sweep: whether this is one of several jobs, whose progress is shown elsewhere.
-        callbacks: besides the configuration's.
+        callbacks: further callbacks besides the configuration's.
 
     Raises:
-        Refusal: naming every wrong value, a line each.
+        Refusal: names every wrong value, on a line each.
     """
     builder = Builder({"config_hash": config_hash(config), **config}, trust=trust, given=files)
-    _seed(builder)
-    _take_threads(builder)
-    fill_automatic(builder)
-    for path in ("module", "data"):
-        if dropped := builder.drop_unnamed(path, given=overrides):
-            name = builder.config[path]["_target_"]
-            log.info("left out, for the constructor of %s does not name them: %s", name, ", ".join(dropped))
+    _prepare(builder, overrides)
     parts = {name: builder.build(name, kind) for name, kind in PARTS.items()}
     callbacks = [*builder.build_members("callbacks", L.Callback), *callbacks]
     _check_together(builder, parts)
     if builder.refused:
-        make_trainer(builder, [], parts, in_sweep=in_sweep)  # for what it would refuse besides
+        make_trainer(builder, [], parts, in_sweep=in_sweep)  # so that the refusal names its wrong options too
     builder.check()
     distribution = builder.build("distribution")
     files = {f"distribution.{name}": content for name, content in distribution.files.items()}
@@ -127,6 +121,17 @@ def build(
     trainer = make_trainer(builder, [parts["fast_loop"], *kept, *last], parts, in_sweep=in_sweep)
     builder.check()
     return Job(builder, parts["module"], parts["data"], trainer, record)
+
+
+def _prepare(builder: Builder, overrides: list[str]) -> None:
+    """Seed, set the threads, compute automatic values, and drop settings that the user's own classes do not take."""
+    _seed(builder)
+    _take_threads(builder)
+    fill_automatic(builder)
+    for path in ("module", "data"):
+        if dropped := builder.drop_unnamed(path, given=overrides):
+            name = builder.config[path]["_target_"]
+            log.info("left out, for the constructor of %s does not name them: %s", name, ", ".join(dropped))
 
 
 def _without_unmonitored(callbacks: Sequence[L.Callback]) -> list[L.Callback]:
@@ -141,17 +146,17 @@ def _without_unmonitored(callbacks: Sequence[L.Callback]) -> list[L.Callback]:
 
 
 def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> Job:
-    """Build a job of a sweep that is not trained here and now.
+    """Build a job of a sweep to check it; it is not trained here and now.
 
     Args:
-        config, overrides: of `build`.
-        here: whether it will train on this machine; else what this machine has is not asked.
+        config, overrides: as in `build`.
+        here: whether it will train on this machine; if not, it may ask for devices that this machine does not have.
 
     Raises:
-        Refusal: naming every wrong value, a line each.
+        Refusal: names every wrong value, on a line each.
     """
     if not here:
-        config = {**config, "trainer": {**config["trainer"], **ANYWHERE}}
+        config = {**config, "trainer": {**config["trainer"], **EVERY_MACHINES}}
     return build(config, overrides=overrides, in_sweep=True)
 
 
@@ -171,7 +176,7 @@ def _take_threads(builder: Builder) -> None:
 
 
 def _check_together(builder: Builder, parts: dict[str, Any]) -> None:
-    """Refuse what is right by itself and wrong beside something else."""
+    """Refuse combinations of parts that do not fit together."""
     sampler, module, data = (parts[name] for name in ("sampler", "module", "data"))
     optimizer = builder.build("optimizer", functools.partial)
     check_parts(builder)
@@ -207,12 +212,12 @@ def train(config: dict[str, Any], *, overrides: list[str]) -> float:
 
 
 def resume(folder: Path, *, loop: str | None = None, **options: Any) -> float:
-    """Go on with an interrupted training in its folder, with its own configuration, to the end it would have had.
+    """Go on with an interrupted training in its folder, with its own configuration, to the end that it would have had.
 
     Args:
-        folder: of the run.
-        loop: in which it goes on; None for its own.
-        options: of `build` and `go_on`, but `trust`: packages beside our own.
+        folder: the run's folder.
+        loop: the loop in which it goes on; None for its own.
+        options: further arguments of `build`; `trust` names packages besides our own.
     """
     config, overrides = configuration_of(folder)
     config["loop"] = loop or config["loop"]
@@ -221,7 +226,7 @@ def resume(folder: Path, *, loop: str | None = None, **options: Any) -> float:
 
 
 def configuration_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The plain configuration of the run in a folder, wherever it was before, and its command line.
+    """The plain configuration of the run in a folder and its command line; the folder may have been moved.
 
     Raises:
         Refusal: there is neither a `config.yaml` nor a whole checkpoint.
@@ -238,12 +243,12 @@ def configuration_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def fork(source: Path, folder: Path, *, max_steps: int | None) -> None:
-    """Begin a run that goes on from where another one is.
+    """Make the folder of a new run that goes on from another run's furthest checkpoint.
 
     Args:
-        source: folder of that run, which stays as it is, or one of its checkpoints.
-        folder: of the new run.
-        max_steps: its `trainer.max_steps`; None for that run's own.
+        source: the other run's folder, which stays as it is, or one of its checkpoints.
+        folder: the new run's folder.
+        max_steps: the new run's `trainer.max_steps`; None for the other run's own.
 
     Raises:
         Refusal: there is no whole checkpoint, or it has taken that many steps already.
@@ -267,7 +272,7 @@ def fork(source: Path, folder: Path, *, max_steps: int | None) -> None:
         if path.is_file():
             content = relocated(read_checkpoint(path), folder) | {"config": config, "overrides": overrides}
             for state in content["lr_schedulers"]:
-                if "lr_lambdas" in state:  # which follow the old length
+                if "lr_lambdas" in state:  # these depend on the old length
                     state["lr_lambdas"] = [None] * len(state["lr_lambdas"])
             AtomicCheckpointIO().save_checkpoint(content, folder / "checkpoints" / path.name)
     if (rows := latest.path.parents[1] / "metrics.csv").is_file() and not source.is_file():
@@ -280,15 +285,15 @@ def go_on(config: dict[str, Any], *, overrides: list[str], begun: bool = False, 
     """Run one training to its end: from the furthest whole checkpoint in its folder, else from its first step.
 
     Args:
-        config, overrides, options: of `build`.
-        begun: whether some process has begun it before.
+        config, overrides, options: the arguments of `build`.
+        begun: whether a process has begun the training before.
     """
     folder = Path(config["paths"]["folder"])
-    if is_first_rank():  # others may find it writing already
+    if is_first_rank():  # another rank might remove what the first one is just writing
         remove_parts(folder)
     checkpoint, torn = latest_checkpoint(folder)
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it should
-    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # until the next validation
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed run's does
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # the next validation logs it
     files = checkpoint.content.get("files") if checkpoint else None
     job = build(config, overrides=overrides, files=files, **options)
     if checkpoint:
@@ -307,7 +312,7 @@ def go_on(config: dict[str, Any], *, overrides: list[str], begun: bool = False, 
 
 
 def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
-    """Train from the first step or from a checkpoint to the end, log, and return the score error.
+    """Train to the end, from the first step or from a checkpoint; return the score error, NaN where not measured.
 
     Raises:
         Preempted, Stopped: the process was asked to stop (`ncsn_lightning.core.signals`).
@@ -324,13 +329,13 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
         if isinstance(distribution, Points):
             _remark_on_bandwidth(distribution)
         write_config(folder, config, job.record.overrides)
-    ranks = spawns_ranks(trainer) or trainer.world_size > 1  # one that left before the others met would keep them
-    with listening(), training(patient=ranks):
+    several = spawns_ranks(trainer) or trainer.world_size > 1  # if one rank ended at once, the others would hang
+    with listening(), training(patient=several):
         _fit(job, checkpoint)
     for callback in trainer.callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and not callback.best_model_path:
             log.info("no %s.ckpt: nothing was validated", callback.filename)
-    # A rank of another process (ddp_spawn) keeps its results to itself, and the last validation's are handed back.
+    # The results of a spawned rank (ddp_spawn) stay in its process, but the last validation's metrics are handed back.
     measured = {**trainer.callback_metrics, **job.record.results(trainer)}
     error = float(measured.get("score_error", float("nan")))
     if trainer.is_global_zero:
@@ -340,7 +345,7 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
 
 
 def _remark_on_bandwidth(points: Points) -> None:
-    """Say how wide the kernels are beside the spacing of the points, and warn where they blur what the points show."""
+    """Log the bandwidth of the kernels beside the spacing of the points; warn where it hides structure."""
     said = f"the bandwidth is {points.bandwidth:.4g}; half of the points have a neighbour within {points.spacing:.4g}"
     if points.hides_structure:
         log.warning(
@@ -354,10 +359,10 @@ def _remark_on_bandwidth(points: Points) -> None:
 
 
 def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
+    """Make the loggers, train, and end the W&B run; raise what ended a spawned rank in place of its parent's error."""
     trainer: Any = job.trainer
     try:
-        unlogged = trainer.fast_dev_run  # as Lightning means it
-        trainer.loggers = [DummyLogger()] if unlogged else job.builder.build_members("logger", Logger)
+        trainer.loggers = [DummyLogger()] if trainer.fast_dev_run else job.builder.build_members("logger", Logger)
         job.builder.check()
         _leave_out_unlogged(trainer)
         for logger in trainer.loggers:
@@ -374,13 +379,13 @@ def _fit(job: Job, checkpoint: Checkpoint | None) -> None:
 
 
 def _leave_out_unlogged(trainer: Any) -> None:
-    """Take out callbacks that need a logger where there is none."""
+    """Remove callbacks that need a logger where there is none."""
     for callback in [] if trainer.loggers else [c for c in trainer.callbacks if isinstance(c, NEED_LOGGERS)]:
         log.info("no %s: there is no logger", type(callback).__name__)
         trainer.callbacks.remove(callback)
 
 
 def _finish(trainer: L.Trainer, *, exit_code: int) -> None:
-    """End the W&B run, or the next job of this process would go on in it."""
+    """End the W&B run; otherwise the next job of this process would go on in it."""
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         wandb.finish(exit_code=exit_code)

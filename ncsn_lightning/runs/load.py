@@ -1,4 +1,4 @@
-"""A trained run, read back: `load_run(path)` rebuilds everything from a checkpoint alone."""
+"""Load a trained run: `load_run(path)` rebuilds everything from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ PARTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a checkpoint holds.
+    """A trained run, rebuilt from a checkpoint.
 
     Attributes:
         config: the run's plain configuration.
         distribution: the target, in the data's own coordinates.
         schedule: the ladder.
-        sampler: of the run.
-        module: as it was trained, on the target about its mean, in float32, without gradients and ready for evaluation.
-        score: the module's, in the data's own coordinates; of NCSN that of the averaged weights.
-        steps: optimiser steps taken.
+        sampler: the run's sampler.
+        module: the module as it was trained, on the target about its mean; in float32, without gradients and in
+            evaluation mode.
+        score: the module's score, in the data's own coordinates; NCSN's is that of the averaged weights.
+        steps: how many optimiser steps were taken.
     """
 
     config: dict[str, Any]
@@ -48,7 +49,7 @@ class Run:
     steps: int
 
     def __repr__(self) -> str:
-        """What was trained for how long, and what walks down which ladder."""
+        """One line: target, score and network, how long they were trained, sampler and ladder."""
         network = getattr(self.score, "network", None)
         names = [type(part).__name__ for part in (self.distribution, self.score, network) if part is not None]
         weights = sum(parameter.numel() for parameter in getattr(self.score, "parameters", tuple)())
@@ -59,10 +60,10 @@ class Run:
 
 
 def take_threads(threads: object) -> None:
-    """Let torch take so many threads of the processor, for everything that this process does from here on.
+    """Set how many threads of the CPU torch takes, for everything that this process does from here on.
 
     Raises:
-        ValueError: that is no whole number of at least 1.
+        ValueError: `threads` is no whole number of at least 1.
     """
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise ValueError(f"threads={threads!r}: give a whole number of at least 1")
@@ -72,16 +73,17 @@ def take_threads(threads: object) -> None:
 def load_run(path: Path | str, *, trust: tuple[str, ...] = (), threads: int | None = 1) -> Run:
     """Rebuild a run from its folder or from one of its checkpoints.
 
-    A checkpoint is data: it may name classes of this package alone, and of packages that you trust.
+    A checkpoint is read as data, and may name classes only of this package and of packages that you trust.
 
     Args:
-        path: a run's folder (its furthest whole checkpoint is taken) or a checkpoint.
+        path: a run's folder, whose furthest whole checkpoint is taken, or a checkpoint.
         trust: further packages whose targets, networks, modules, … the checkpoint may name.
-        threads: that torch takes from here on: networks this small gain nothing by more; None leaves it as it is.
+        threads: how many threads torch takes from here on; more than one gain nothing for networks this small. None
+            changes nothing.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: it is torn, of another program, or names what it may not.
+        ValueError: the checkpoint is truncated, comes from another program, or names a class that it may not.
     """
     if threads is not None:
         take_threads(threads)

@@ -1,4 +1,4 @@
-"""The facts of a run: what it was made of, in its checkpoints; what became of it, in `summary.json`."""
+"""The record of a run: its configuration goes into its checkpoints, its results into `summary.json`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .summary import Status, write_summary
 
 
 class RunRecord(L.Callback):
-    """Owns the facts of a run, puts them into its checkpoints, and writes `summary.json` when it ends, in whatever way.
+    """Puts the configuration of a run into its checkpoints, and writes `summary.json` when it ends, in whatever way.
 
     Keys of the summary: status, seed, steps, wall_time and training_time (seconds, over all resumptions), metrics,
-    overrides, config_hash, versions, revision, error. Metrics are the last losses and what callbacks have found.
+    overrides, config_hash, versions, revision, error. Metrics are the last losses and the results of callbacks.
 
     Args:
-        config: the plain configuration, with `seed`, `config_hash` and `paths.folder`, kept in checkpoints.
-        files: contents of the files that it names, kept likewise, so that a checkpoint alone suffices.
+        config: the plain configuration, with `seed`, `config_hash` and `paths.folder`.
+        files: the contents of the files that the configuration names; with them a checkpoint can be used alone.
         overrides: the command line.
     """
 
@@ -41,53 +41,61 @@ class RunRecord(L.Callback):
         self.losses: dict[str, float] = {}
 
     def results(self, trainer: L.Trainer) -> dict[str, Any]:
-        """What the trainer's callbacks have found."""
+        """The results of the trainer's callbacks."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = (callback.results for callback in callbacks if isinstance(callback, MeasuringCallback))
         return {name: value for results in found for name, value in results.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the training time."""
         self.train_started = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock of the training time."""
         self._clock()
         self.train_started = None
 
     def _clock(self) -> None:
+        """Add the time since the last call to the training time, while the training runs."""
         if self.train_started is not None:
             now = time.perf_counter()
             self.training_time += now - self.train_started
             self.train_started = now
 
     def state_dict(self) -> dict[str, Any]:
+        """The seconds that the run has taken so far, for the checkpoint."""
         self._clock()
         return {"wall_time": self._wall_time(), "training_time": self.training_time}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the seconds of the run that is resumed."""
         self.earlier, self.training_time = state_dict["wall_time"], state_dict["training_time"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        told = {"config": self.config, "files": self.files, "overrides": self.overrides}
-        checkpoint |= {**told, "centred": True}
+        """Add the configuration, the last losses and the length of `metrics.csv` to a checkpoint."""
+        checkpoint |= {"config": self.config, "files": self.files, "overrides": self.overrides, "centred": True}
         checkpoint["losses"] = self._losses(trainer)
-        for logger in trainer.loggers:  # what is on disk goes as far as the checkpoint
+        for logger in trainer.loggers:  # the logs on disk must reach as far as the checkpoint
             logger.save()
         checkpoint["metrics_rows"] = sum(logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over the last losses of the run that is resumed."""
         self.losses = checkpoint["losses"]
 
     def _losses(self, trainer: L.Trainer) -> dict[str, float]:
-        """The last ones logged, by this process or before it."""
+        """The losses that were logged last, by this process or by one before it."""
         return self.losses | {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
 
     def _wall_time(self) -> float:
         return self.earlier + time.perf_counter() - self.started
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the summary of a finished run."""
         self._write(trainer, "finished", None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write the summary of a run that an exception ended, unless another process has the run."""
         if isinstance(original(exception), LeaseLost):
             return
         status = status_of(original(exception))
@@ -115,16 +123,17 @@ class RunRecord(L.Callback):
 
 
 def status_of(exception: BaseException) -> Status:
-    """How a run ended that an exception ended; `preempted` means that someone stopped it."""
+    """The status of a run that an exception ended; `preempted` means that it was asked to stop."""
     if isinstance(exception, Diverged):
         return "diverged"
     return "preempted" if isinstance(exception, Preempted | Stopped | KeyboardInterrupt) else "failed"
 
 
 ENDS_OF_RANKS = (Diverged, Preempted, LeaseLost)
+"""The exceptions of our own that may end a rank."""
 
 
 def original(error: BaseException) -> BaseException:
-    """The one of `ENDS_OF_RANKS` that a rank ended with, where `error` is its parent's; else `error` itself."""
+    """The exception among `ENDS_OF_RANKS` that ended a rank, where `error` is its parent's; else `error` itself."""
     name, message = raised_in_rank(error)
     return next((kind(message) for kind in ENDS_OF_RANKS if name == f"{kind.__module__}.{kind.__name__}"), error)

@@ -1,4 +1,4 @@
-"""`summary.json`, the last word of a run whatever its end, and on what its numbers depend. Imports nothing slow."""
+"""`summary.json`, which a run writes however it ends, with the versions of the software. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def write_summary(folder: Path, *, status: Status, error: str | None, **facts: A
     """Write a run's `summary.json`.
 
     Args:
-        folder: the run's.
-        status: how it ended.
-        error: the traceback of what ended it, None where nothing did.
+        folder: the run's folder.
+        status: how the run ended.
+        error: the traceback of the exception that ended it, None for a finished run.
         facts: seed, steps, wall_time, metrics, overrides, config_hash.
     """
     summary = {"status": status, **facts, "versions": versions(), "revision": revision(), "error": error}
@@ -31,7 +31,7 @@ def write_summary(folder: Path, *, status: Status, error: str | None, **facts: A
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The `summary.json` of a run that ended; empty where there is none, or no whole one."""
+    """The `summary.json` of a run that ended; empty where there is none, or where it cannot be read."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
@@ -41,17 +41,17 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
+    """The versions of Python and of the packages on which the numbers depend."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def said_version() -> str:
-    """This program's version, as `--version` prints it."""
+    """The text that `--version` prints."""
     return f"ncsn-lightning {version('ncsn-lightning')}"
 
 
 def revision() -> str | None:
-    """Git revision of a checkout, with `-dirty` where more than its pages was changed; None for an installed copy."""
+    """The Git revision of a checkout, with `-dirty` where files outside of docs/ have changed; None without Git."""
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").is_file():
         return None

@@ -1,4 +1,4 @@
-"""The trainer of a run: which of Lightning's options it takes, and what is said about the others."""
+"""Make the trainer of a run: check Lightning's options, and refuse those that a run cannot take."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ..training.data import StreamingDataModule
 from ..training.internals import leave_signals_alone, relaunches_the_command
 from ..training.loops import FastLoop
 
-OURS = {"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False}
-"""What a trainer is told unless the configuration says otherwise."""
+DEFAULTS = {"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False}
+"""Options of every trainer, unless the configuration gives others."""
 
-INSTEAD = {
+REFUSED = {
     "barebones": "it takes away what a run is for; leave out parts by ~callbacks.NAME and ~logger, or use plain Python",
     "callbacks": "give each a name, +callbacks.NAME._target_=…",
     "default_root_dir": "a run lies in hydra.run.dir=…",
@@ -36,50 +36,41 @@ INSTEAD = {
     "inference_mode": "a score that is an energy differentiates while it samples; leave it out",
     "logger": "choose logger=…, add +logger.NAME._target_=…, or leave all out by ~logger",
 }
-"""Options of Lightning's trainer that have another name here, or none."""
+"""Options of Lightning's trainer that a run does not take, and what to do instead."""
 
 PRECISIONS = ("None", "32", "32-true", "bf16-mixed")
-"""What the numbers were tried in; for others Lightning changes torch's default type, in which the stream is drawn."""
+"""Precisions that were tried; for others Lightning changes torch's default type, in which the stream is drawn."""
 
-WHOLE = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
-"""Options that may be shares of an epoch in Lightning, which an infinite stream does not have."""
+COUNTS = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
+"""Options that must be numbers of batches here; Lightning also takes shares of an epoch, but a stream has no end."""
 
 
 def make_trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str, Any], *, in_sweep: bool) -> Any:
-    """Build the trainer of a run from the configuration's options; what is wrong with them is noted.
+    """Build the trainer of a run from the configuration's options, and note in `builder` what is wrong with them.
 
     Args:
-        builder: of the configuration.
-        callbacks: all of the run's.
+        builder: the builder of the configuration.
+        callbacks: all callbacks of the run.
         parts: the module, the data module and the loop that it is for.
         in_sweep: whether this is one of several jobs, whose progress is shown elsewhere.
 
     Returns:
-        None where something was refused.
+        The trainer; None where something was refused.
     """
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
-    warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # of lightning's own use of torch
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # a report is what one asks them for
+    _quieten_lightning()
     options = builder.build("trainer", dict)
-    if not _sound(builder, options, parts["data"]):
+    if not _check_options(builder, options, parts["data"]):
         return None
     settings = ", ".join(f"{key}={value}" for key, value in options.items())
+    plugins = _with_checkpoint_io(options.pop("plugins", []))
     if in_sweep or options.get("enable_progress_bar") is False:
         options = _without_bar(options, callbacks)
-    if sum(isinstance(callback, ProgressBar) for callback in callbacks) > 1:  # one of the user's own
+    if sum(isinstance(callback, ProgressBar) for callback in callbacks) > 1:  # the user has another one
         callbacks = [callback for callback in callbacks if not isinstance(callback, StepProgressBar)]
-    given = options.pop("plugins", [])
-    plugins = given if isinstance(given, list) else [given]
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins = [*plugins, AtomicCheckpointIO()]
     trainer = builder.attempt(
         f"trainer, of {settings}: ",
         lambda: L.Trainer(
-            **{**OURS, **options},
+            **{**DEFAULTS, **options},
             callbacks=callbacks,
             plugins=plugins,
             logger=False,
@@ -94,6 +85,23 @@ def make_trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str,
     return trainer
 
 
+def _quieten_lightning() -> None:
+    """Leave out Lightning's warnings that do not apply to our runs, and what it logs about itself."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the stream is made in this process, faster
+    warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated.*")  # Lightning itself uses it
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on the same points
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a run on the login node is no mistake
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # their reports are logged
+
+
+def _with_checkpoint_io(given: Any) -> list[Any]:
+    """The trainer's plugins: those of the configuration, and ours for checkpoints where they have none."""
+    plugins = given if isinstance(given, list) else [given]
+    return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, AtomicCheckpointIO()]
+
+
 def _check_loop(builder: Builder, trainer: L.Trainer, parts: dict[str, Any]) -> None:
     """Refuse a loop that would leave something out."""
     loop, module, data = parts["fast_loop"], parts["module"], parts["data"]
@@ -102,7 +110,7 @@ def _check_loop(builder: Builder, trainer: L.Trainer, parts: dict[str, Any]) -> 
 
 
 def _without_bar(options: dict[str, Any], callbacks: Sequence[L.Callback]) -> dict[str, Any]:
-    """Lightning's options for a training that draws no bar; its own callback then writes lines into the log."""
+    """The options for a training that draws no bar; a bar among the callbacks is disabled, and logs lines instead."""
     bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
     for bar in bars:
         bar.disable()
@@ -110,8 +118,8 @@ def _without_bar(options: dict[str, Any], callbacks: Sequence[L.Callback]) -> di
     return rest if bars else {"enable_progress_bar": False, **rest}
 
 
-def _sound(builder: Builder, options: Any, data: Any) -> bool:
-    """Whether Lightning should see these options; what is wrong with some is better said here."""
+def _check_options(builder: Builder, options: Any, data: Any) -> bool:
+    """Refuse options about which our messages say more than Lightning's; returns whether Lightning may have them."""
     if not isinstance(options, dict):
         return False
     accelerator, precision = options.get("accelerator"), str(options.get("precision"))
@@ -122,7 +130,7 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
     known = [*inspect.signature(L.Trainer).parameters]
     for key in options.keys() - known:
         builder.refuse(f"trainer.{key}={options[key]}: Lightning's Trainer has no such option; {nearest(key, known)}")
-    for key, instead in INSTEAD.items():
+    for key, instead in REFUSED.items():
         if key in options:
             builder.refuse(f"trainer.{key}={options[key]}: not taken; {instead}")
     steps = options.get("max_steps")
@@ -138,13 +146,14 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
                 f"trainer.val_check_interval={interval}: an epoch has {batches} batches, for data.steps_per_epoch="
                 f"{data.steps_per_epoch}; raise that, or add +trainer.check_val_every_n_epoch=null to count over epochs"
             )
-    for key in WHOLE if streams else ():
+    for key in COUNTS if streams else ():
         if isinstance(value := options.get(key), float) and value not in (0.0, 1.0):
             builder.refuse(f"trainer.{key}={value}: a stream has no end to take a share of; give a number of batches")
     return not any(line.startswith("trainer") for line in builder.refused)
 
 
 def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
+    """Refuse numbers of ranks that do not fit the data, the environment, or the way in which ranks are started."""
     data, ranks = parts["data"], trainer.num_nodes * trainer.num_devices
     if ranks == 1 and (later := later_ranks() or started_by_torchrun()):
         builder.refuse(
@@ -155,7 +164,7 @@ def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *,
         builder.attempt("", lambda: data.check_ranks(ranks))
     strategy = trainer.strategy
     if not isinstance(strategy, ParallelStrategy) or not isinstance(strategy.cluster_environment, LightningEnvironment):
-        return  # one process, or something else than Lightning starts the ranks
+        return  # there is one process, or something else than Lightning starts the ranks
     if in_sweep and relaunches_the_command(trainer):
         builder.refuse(
             f"trainer.strategy={builder.config.trainer.get('strategy', 'auto')}: every rank would start the whole "

@@ -27,6 +27,7 @@ class LearningRate:
     decay: Decay
 
     def __call__(self, step: int) -> float:
+        """The factor of the rate with which the update after `step` earlier ones is made."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.decay == "constant":
@@ -51,11 +52,12 @@ class ExponentialAverage(nn.Module):
         return 1 - min(self.decay, (1 + step) / (10 + step)) if self.decay else 1.0
 
     def follow(self, model: ScoreModel, optimizer: torch.optim.Optimizer, step: Callable[[], int]) -> None:
-        """Have the average follow the weights of a model after every step of an optimiser, in flat memory where it is.
+        """Update the average after every step of an optimiser; in flat memory where the weights are.
 
         Args:
-            model: whose parameters make the optimiser's first group.
-            step: how many steps were made before.
+            model: the model that is trained; its parameters are the optimiser's first group.
+            optimizer: gets a hook.
+            step: tells how many steps were made before.
         """
         pairs = zip(self.model.parameters(), model.parameters(), strict=True)
         averages, weights = zip(*((a, w) for a, w in pairs if w.requires_grad), strict=True)

@@ -1,4 +1,4 @@
-"""How checkpoints are written whole, found again and read safely."""
+"""Write checkpoints whole, find them again, and read them as data alone."""
 
 from __future__ import annotations
 
@@ -18,27 +18,33 @@ from ..distributions.base import Distribution
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and are loaded as data, never as code."""
+    """Writes checkpoints that are whole or absent, and loads them as data, never as code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint under another name; it takes its own once it is whole.
+
+        Raises:
+            OSError: the file cannot be written, most likely because the disk is full.
+        """
         with replacing(path) as temporary:
             try:
                 torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # how torch says that a file cannot be written
+            except RuntimeError as error:  # torch raises this where a file cannot be written
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """Load a checkpoint as data; the paths in one of a run are those of the folder where it lies now."""
         path = Path(path)
         content = _load(path, map_location=map_location)
         return relocated(content, path.parents[1]) if path.parent.name == "checkpoints" else content
 
 
 def relocated(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A checkpoint whose callbacks' places lie in `folder`, as those of a run that was moved there.
+    """A checkpoint in whose callbacks' states all paths of the run's folder lie in `folder`, where it was moved.
 
-    A ModelCheckpoint forgets which one was best where its folder is another than the checkpoint's says.
+    Otherwise a ModelCheckpoint would forget which checkpoint was best, because its folder is not the one in its state.
     """
     before = os.path.realpath(content.get("config", {}).get("paths", {}).get("folder", folder))
 
@@ -57,8 +63,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Load a checkpoint of this program as plain data.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: the file is torn, holds more than data, or comes from another program.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, holds more than data, or comes from another program.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,7 +82,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def check_frame(content: dict[str, Any], target: Distribution) -> None:
-    """Raise ValueError where a checkpoint's weights know the target in the data's own coordinates, as they once did."""
+    """Raise ValueError where an earlier version has trained a checkpoint's weights on data that were not centred."""
     if not content.get("centred") and target.centred() is not target:
         raise ValueError(
             "trained by an earlier version, on data that were not centred, which this one would misread; train it again"
@@ -84,7 +90,7 @@ def check_frame(content: dict[str, Any], target: Distribution) -> None:
 
 
 def _load(path: Path, *, map_location: Any) -> Any:
-    """The data in a file; whatever is not data stays unread."""
+    """The data in a file; a file that holds anything else is refused."""
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged file can raise anything
@@ -96,19 +102,19 @@ def _load(path: Path, *, map_location: Any) -> Any:
 
 
 class Checkpoint(NamedTuple):
-    """A whole checkpoint: where it lies, and what it holds."""
+    """A whole checkpoint: its path and its content."""
 
     path: Path
     content: dict[str, Any]
 
     @property
     def progress(self) -> tuple[int, float]:
-        """Its step and, of two at the same step, when it was written."""
+        """The step, then the time of writing, which orders two checkpoints of the same step."""
         return self.content["global_step"], self.path.stat().st_mtime
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The furthest whole checkpoint in a run's `checkpoints/`, and a line about each that was torn."""
+    """The furthest whole checkpoint in a run's `checkpoints/`, and a message about each one that cannot be read."""
     torn, found = [], []
     for path in sorted((folder / "checkpoints").glob("[!.]*.ckpt")):
         try:

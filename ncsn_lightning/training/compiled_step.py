@@ -1,14 +1,14 @@
 r"""The optimiser step compiled as one function: forward, backward and Adam.
 
-Over Adam's flat state one loop updates all weights, and a call hands over tens of tensors, not a hundred. Adam's bias
-corrections come from outside, for the compiler would raise $\beta^t$ anew for every few weights.
+Adam's state is flat, so that one loop updates all weights, and a call hands over tens of tensors, not a hundred. Adam's
+bias corrections are computed outside, because the compiler would raise $\beta^t$ anew for every few weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import lightning as L
@@ -23,19 +23,20 @@ from .internals import adam_state, compile_graph, one_number, traced, with_hooks
 
 
 def check_compilable(kind: object) -> None:
-    """Raise ValueError for an optimiser whose update is not written out."""
+    """Raise ValueError for an optimiser whose update `FlatGroup` does not write out."""
     if not (isinstance(kind, type) and issubclass(kind, FlatAdam)):
         raise ValueError("compile=true: it knows the update of Adam and AdamW alone; choose optimizer=adam or adamw")
 
 
 class _TrainingStep(nn.Module):
-    """What a step differentiates, with all weights and buffers in it; and what it logs."""
+    """A module's `training_step` as a forward pass, which `functional_call` gives other weights and buffers."""
 
     def __init__(self, module: L.LightningModule) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *batch: Float[Tensor, "..."]) -> tuple[Float[Tensor, ""], list[Tensor], list[Any]]:
+        """The loss of a batch, the values that the step logs, and the names and options under which it logs them."""
         with traced(self.module) as (batch_idx, logged):
             loss = one_number(self.module, self.module.training_step(Batch(*batch), batch_idx))
         if loss is None:
@@ -45,10 +46,10 @@ class _TrainingStep(nn.Module):
 
 
 class FlatGroup:
-    """A parameter group of Adam or AdamW over flat memory, with its step written out for a compiler.
+    """A parameter group of Adam or AdamW over flat memory, with its update written out for a compiler.
 
     Attributes:
-        state: all that a step changes: the count of steps, the weights, their moments.
+        state: everything that a step changes: the count of steps, the weights, their moments.
 
     Raises:
         ValueError: the parameters are of several types, or lie on several devices.
@@ -61,23 +62,22 @@ class FlatGroup:
             )
         (self.parameter,) = settings["params"]
         self.settings, self.pieces = settings, self.parameter.pieces
-        self.parameter.grad = torch.zeros_like(self.parameter)  # or Adam would make no state
+        self.parameter.grad = torch.zeros_like(self.parameter)  # without a gradient Adam would make no state
         step, *moments = adam_state(optimizer, settings)
         self.parameter.grad = None
         self.state = [step, self.parameter.detach(), *moments]
 
     def numbers(self, steps: int) -> list[float]:
-        """α_t, ε_t, and the share of the weights that decoupled decay leaves."""
+        """α_t and ε_t, which hold the bias corrections, and the share of the weights that decoupled decay leaves."""
         rate, (beta1, beta2) = self.settings["lr"], self.settings["betas"]
         root = math.sqrt(1 - beta2**steps)
         left = 1 - rate * self.settings["weight_decay"]
         return [rate * root / (1 - beta1**steps), self.settings["eps"] * root, left]
 
-    def update(self, state: Sequence[Tensor], gradients: Sequence[Tensor], numbers: Sequence[Tensor]) -> None:
+    def update(self, state: Sequence[Tensor], gradient: Tensor, numbers: Tensor) -> None:
         """Take a step on what `state` holds, in place."""
         steps, weights, first, second, *largest = state
         rate, epsilon, left = numbers
-        gradient = self.pieces.join(gradients)
         (beta1, beta2), decay = self.settings["betas"], self.settings["weight_decay"]
         if self.settings["maximize"]:
             gradient = -gradient
@@ -97,7 +97,7 @@ class CompiledStep:
     """The step as one function, which the first call compiles.
 
     Args:
-        trainer: what trains; its module takes the batches of the stream, and its optimiser is a `FlatAdam`.
+        trainer: the trainer, whose module takes the batches of the stream, and whose optimiser is a `FlatAdam`.
 
     Raises:
         ValueError: the optimiser is another one.
@@ -110,20 +110,18 @@ class CompiledStep:
         self.groups = [FlatGroup(optimizer, group) for group in optimizer.param_groups]
         self.context, self.module = trainer.precision_plugin.train_step_context, trainer.lightning_module
         self.training_step = _TrainingStep(self.module)
-        named = dict(self.training_step.named_parameters())
-        names = {parameter: name for name, parameter in named.items()}
+        tensors = dict([*self.training_step.named_parameters(), *self.training_step.named_buffers()])
+        names = {tensor: name for name, tensor in tensors.items()}
         self.names = [names[p] for group in self.groups for p in group.parameter.parameters]
-        self.fixed = {
-            **{n: p for n, p in named.items() if n not in self.names},
-            **dict(self.training_step.named_buffers()),
-        }
+        self.fixed = {name: tensor for name, tensor in tensors.items() if name not in self.names}
         self.taken = int(self.groups[0].state[0])
         self.logged: list[Any] = []
         self._run: Any = None
 
     def __call__(self, batch: Any, batch_idx: int = 0) -> Float[Tensor, ""]:
+        """Take a step on a batch, log what `training_step` logs, and return the loss."""
         self.taken += 1
-        numbers = [number for group in self.groups for number in group.numbers(self.taken)]
+        numbers = [group.numbers(self.taken) for group in self.groups]
         states = (tensor for group in self.groups for tensor in group.state)
         given = [*states, *self.fixed.values(), *batch, torch.tensor(numbers, device=self.groups[0].parameter.device)]
         if self._run is None:
@@ -135,19 +133,18 @@ class CompiledStep:
         return loss
 
     def _step(self, *given: Tensor) -> list[Tensor]:
-        """The function that is compiled, of what `__call__` gives it."""
+        """The function that is compiled: changes the states that `__call__` gives it, returns the loss and the log."""
         tensors = iter(given)
         states = [list(islice(tensors, len(group.state))) for group in self.groups]
         fixed = {name: next(tensors) for name in self.fixed}
         *batch, numbers = tensors
-        split = (group.pieces.split(weights) for group, (_, weights, *_) in zip(self.groups, states, strict=True))
-        weights = [tensor.detach().requires_grad_() for tensors in split for tensor in tensors]
+        flat = [weights.detach().requires_grad_() for _, weights, *_ in states]
+        weights = (group.pieces.split(whole) for group, whole in zip(self.groups, flat, strict=True))
         with self.context():
-            named = fixed | dict(zip(self.names, weights, strict=True))
+            named = fixed | dict(zip(self.names, chain.from_iterable(weights), strict=True))
             loss, values, self.logged = functional_call(self.training_step, named, tuple(batch))
-        gradients = iter(torch.autograd.grad(loss, weights))
+        gradients = torch.autograd.grad(loss, flat)
         with torch.no_grad():
-            rest = numbers.unbind()
-            for i, (group, state) in enumerate(zip(self.groups, states, strict=True)):
-                group.update(state, list(islice(gradients, len(group.pieces.shapes))), rest[3 * i : 3 * i + 3])
+            for group, *rest in zip(self.groups, states, gradients, numbers, strict=True):
+                group.update(*rest)
         return [loss.detach(), *values]

@@ -1,7 +1,7 @@
-"""The stream: everything random that training consumes, as a pure function of the batch's number.
+"""The stream of batches: everything random in a training, as a pure function of the batch's number.
 
-Draws are made in fixed groups of `DRAW` batches, keyed by (seed, group). How many of them one call of Lightning's
-takes, how many ranks share them and where a run was resumed therefore never change a number.
+Batches are drawn in groups of `DRAW`, keyed by (seed, group). Therefore the numbers depend neither on how many batches
+a call of Lightning's takes, nor on how many ranks share them, nor on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .internals import batches_taken
 log = logging.getLogger(__name__)
 
 FAR = 3.0
-"""Deviations of the data from the origin, beyond which their mean is a mistake."""
+"""Standard deviations between the data's mean and the origin, beyond which a warning says that they are not centred."""
 
 DRAW = 50
-"""Batches drawn at once: about 20 µs a batch; one draw a batch costs three times as much."""
+"""Batches drawn at once, for about 20 µs each; drawn one by one they cost three times as much."""
 
 
 class Batch(NamedTuple):
-    """What one optimiser step consumes: G levels × P points.
+    """The data of one optimiser step: P points at each of G levels.
 
     Attributes:
         x_noisy: `[G, P, 2]`, noisy points.
         sigma: `[G, 1]`, their levels.
-        target: `[G, P, 2]`, what the score is regressed on there.
+        target: `[G, P, 2]`, what the score is regressed on at these points.
     """
 
     x_noisy: Tensor
@@ -49,19 +49,19 @@ class Batch(NamedTuple):
 
 
 class Stream:
-    """The infinite stream of one target's batches, of which a rank sees its share.
+    """The infinite stream of one target's batches; a rank sees its share of each.
 
     Args:
         distribution: the target.
-        levels: training density of σ.
-        objective: what the score is regressed on.
+        levels: the training density of σ.
+        objective: gives what the score is regressed on.
         batch_size: rows of the global batch, over all ranks.
-        seed: of every draw.
-        purpose: keeps streams of the same seed apart.
-        draw: batches drawn at once.
-        size: of a fixed set of the target's points, a function of the seed, from which all rows are drawn with
-            replacement; None for fresh ones.
-        rank, world_size: the share: every `world_size`-th level, from `rank`.
+        seed: the seed of every draw.
+        purpose: distinguishes streams of the same seed.
+        draw: how many batches are drawn at once.
+        size: how many points a fixed training set has, which depends on the seed alone and from which all rows are
+            drawn with replacement; None for fresh points.
+        rank, world_size: this rank's share is every `world_size`-th level, from number `rank` on.
         device: where the batches go, a whole draw at once.
     """
 
@@ -89,7 +89,7 @@ class Stream:
         self._draw = lru_cache(maxsize=2)(self._draw)  # type: ignore[method-assign]
 
     def _draw(self, index: int) -> list[Batch]:
-        """Batches `draw * index` to `draw * (index + 1)`, this rank's share."""
+        """This rank's share of the batches `draw * index` to `draw * (index + 1)`."""
         generator = keyed_generator(self.seed, self.purpose, index)
         shape = (self.draw, self.groups, self.points, 2)
         x = self._rows(shape[0] * shape[1] * shape[2], generator).view(shape)
@@ -101,12 +101,13 @@ class Stream:
         return [Batch(*batch) for batch in zip(*(field.unbind() for field in fields), strict=True)]
 
     def _rows(self, n: int, generator: torch.Generator) -> Tensor:
+        """Points of the target, `[n, 2]`: fresh ones, or from the fixed training set."""
         if self.fixed is None:
             return self.distribution.sample(n, generator=generator)
         return self.fixed[torch.randint(len(self.fixed), (n,), generator=generator)]
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches from number `start` to `stop`, drawn by another thread while those before are trained on."""
+        """The batches from number `start` to `stop`; another thread draws them while earlier ones are trained on."""
         first, last = start // self.draw, -(-stop // self.draw)
         draws = ahead(self._draw(index) for index in range(first, last))
         return islice(chain.from_iterable(draws), start - self.draw * first, stop - self.draw * first)
@@ -120,11 +121,11 @@ def training_set(distribution: Distribution, size: int, *, seed: int) -> Tensor:
 class Epoch:
     """The batches of a stream from the trainer's step to the next multiple of `length` optimiser steps.
 
-    A batch's number is the count of those that the run has taken, which Lightning keeps in its checkpoints. Where the
-    trainer is to overfit some batches, every epoch begins with the first one.
+    The number of a batch is how many the run has trained on before, which Lightning keeps in its checkpoints. Where
+    the trainer is to overfit some batches, every epoch begins with the first batch.
 
     Raises:
-        RuntimeError: the epoch before made no optimiser step, and so would all that follow.
+        RuntimeError: the epoch before made no optimiser step; neither would any that follows.
     """
 
     def __init__(self, stream: Stream, trainer: Any, *, length: int) -> None:
@@ -138,7 +139,7 @@ class Epoch:
                 f"an epoch of training has ended at step {step}, where it began: {_suspect(self.trainer)}"
             )
         start = 0 if self.trainer.overfit_batches else batches_taken(self.trainer)
-        yield from self.stream.batches(start, start + 1)  # Lightning fetches one before the epoch's first hook
+        yield from self.stream.batches(start, start + 1)  # Lightning fetches this one before the epoch's first hook
         self.began = step
         last = self._end(step)
         if self.trainer.max_steps >= 0:
@@ -146,21 +147,21 @@ class Epoch:
         yield from self.stream.batches(start + 1, start + (last - step) * self.trainer.accumulate_grad_batches)
 
     def _end(self, step: int) -> int:
-        """The step at which the epoch ends that begins at one, unless Lightning ends it earlier."""
+        """The step at which an epoch ends that begins at `step`, unless Lightning ends it earlier."""
         limit = self.trainer.limit_train_batches
         shorter = isinstance(limit, int) and limit < self.length * self.trainer.accumulate_grad_batches
-        return step + self.length if shorter else _next_multiple(step, self.length)
+        return step + self.length if shorter else (step // self.length + 1) * self.length
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing of its own; its presence tells Lightning that the loader resumes."""
+        """Nothing; Lightning takes a loader that has this method for one that can be resumed."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to restore."""
+        """Restore nothing: the trainer's counters say where the stream goes on."""
 
 
 def _suspect(trainer: L.Trainer) -> str:
-    """What of a module keeps a training from going on."""
+    """The likely reason why a module makes no optimiser steps."""
     name = type(trainer.lightning_module).__name__
     if not trainer.lightning_module.automatic_optimization:
         return f"{name} optimises by hand; call self.optimizers().step() in its training_step"
@@ -168,7 +169,7 @@ def _suspect(trainer: L.Trainer) -> str:
 
 
 def ahead(draws: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-    """The same draws, each made by another thread while the one before is trained on."""
+    """The same draws; another thread makes the next one while the present one is trained on."""
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
         draw = thread.submit(next, draws, None)
         while (made := draw.result()) is not None:
@@ -176,23 +177,19 @@ def ahead(draws: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
             yield made
 
 
-def _next_multiple(step: int, of: int) -> int:
-    return (step // of + 1) * of
-
-
 class StreamingDataModule(L.LightningDataModule):
     """Infinite batches of a target for training, and one fixed batch for validation.
 
     Args:
         distribution: the target, about its mean (`centred()`).
-        levels: training density of σ.
-        objective: what the score is regressed on; stable targets, unless one is given.
-        batch_size: rows a step, over all ranks; a multiple of `levels.groups`.
+        levels: the training density of σ.
+        objective: gives what the score is regressed on; stable targets by default.
+        batch_size: rows of a step, over all ranks; a multiple of `levels.groups`.
         steps_per_epoch: optimiser steps between validations (and checkpoints).
-        validation_size: rows of the validation batch, always fresh.
-        train_size: points of a fixed training set, from which all rows are drawn with replacement; None for an infinite
-            stream of fresh ones.
-        seed: of every draw.
+        validation_size: rows of the validation batch, which are never taken from the training set.
+        train_size: how many points a fixed training set has, from which all rows are drawn with replacement; None for
+            an infinite stream of fresh points.
+        seed: the seed of every draw.
     """
 
     @strict
@@ -239,10 +236,12 @@ class StreamingDataModule(L.LightningDataModule):
             raise ValueError(f"levels.groups={groups} cannot be shared by {ranks} ranks: choose a multiple of {ranks}")
 
     def setup(self, stage: str) -> None:
+        """Raise ValueError where the trainer's ranks cannot share a batch evenly."""
         assert self.trainer is not None
         self.check_ranks(self.trainer.world_size)
 
     def train_dataloader(self) -> Epoch:
+        """This rank's share of the training stream, an epoch at a time."""
         assert self.trainer is not None
         stream = Stream(
             *(self.distribution, self.levels, self.objective),
@@ -256,6 +255,7 @@ class StreamingDataModule(L.LightningDataModule):
         return Epoch(stream, self.trainer, length=self.steps_per_epoch)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        """One batch, the same on every rank and at every validation."""
         stream = Stream(
             *(self.distribution, self.levels, self.objective),
             batch_size=self.validation_size,

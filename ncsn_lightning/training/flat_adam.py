@@ -1,14 +1,13 @@
 """Adam over flat memory: the parameters of a group lie side by side in one tensor, and so do their gradients.
 
-The step of so small a network loses its time between the kernels. One kernel that updates all weights takes the place
-of a dozen, and of the optimiser's bookkeeping for every parameter.
+The step of so small a network loses its time between the kernels. One kernel that updates all weights replaces a dozen,
+and the optimiser's bookkeeping for every parameter.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -28,17 +27,13 @@ class Layout:
 
     def split(self, flat: Float[Tensor, "numbers"]) -> list[Tensor]:
         """Views of the tensors."""
-        starts = accumulate(self.sizes[:-1], initial=0)
-        return [flat[a : a + shape.numel()].view(shape) for a, shape in zip(starts, self.shapes, strict=True)]
+        pieces = zip(flat.split(self.sizes), self.shapes, strict=True)
+        return [piece[: shape.numel()].view(shape) for piece, shape in pieces]
 
     def join(self, tensors: Sequence[Tensor]) -> Float[Tensor, "numbers"]:
         """Copies of the tensors side by side, with zeros between."""
-        pieces = []
-        for tensor, size in zip(tensors, self.sizes, strict=True):
-            pieces.append(tensor.flatten())
-            if size > tensor.numel():
-                pieces.append(tensor.new_zeros(size - tensor.numel()))
-        return torch.cat(pieces)
+        gaps = (t.new_zeros(size - t.numel()) for t, size in zip(tensors, self.sizes, strict=True))
+        return torch.cat([piece for t, gap in zip(tensors, gaps, strict=True) for piece in (t.flatten(), gap)])
 
     def gather(self, tensors: Sequence[Tensor]) -> Float[Tensor, "numbers"]:
         """Join the tensors, and make each of them a view of the result."""
@@ -51,11 +46,11 @@ class Layout:
 class FlatParameter(nn.Parameter):
     """Parameters of one type and device as a single one, whose memory and gradient they share.
 
-    Its gradient is gathered from theirs whenever somebody reads it, so they may be given other gradients or other
-    memory. Where some have a gradient, one that has none counts as one whose gradient is zero.
+    Its gradient is gathered from theirs whenever it is read, so they may be given other gradients or other memory. If
+    some of them have a gradient, those that have none count as having a gradient of zero.
 
     Attributes:
-        parameters: views of this one; once their gradients were gathered, they are views of this one's.
+        parameters: views of this one; once their gradients were gathered, these are views of this one's gradient.
         pieces: where they lie.
     """
 
@@ -63,6 +58,7 @@ class FlatParameter(nn.Parameter):
     pieces: Layout
 
     def __new__(cls, parameters: Sequence[Tensor]) -> FlatParameter:
+        """Copy the parameters into one tensor, and make them views of it."""
         pieces = Layout([p.shape for p in parameters])
         self = super().__new__(cls, pieces.gather(parameters))
         self.parameters, self.pieces = parameters, pieces
@@ -74,13 +70,14 @@ class FlatParameter(nn.Parameter):
         return len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
 
     def _share(self) -> None:
+        """Note where the parameters lie, and make room for their gradients."""
         self.addresses = [p.data_ptr() for p in self.parameters]
         self.gradient = torch.zeros_like(self.data)
         self.gradients = self.pieces.split(self.gradient)
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradients of all parameters, as `backward` or anybody else has left them."""
+        """The gradients of all parameters, as `backward` or anything else has left them; None if none has one."""
         if self.addresses != [p.data_ptr() for p in self.parameters]:
             self.data = self.pieces.gather(self.parameters)
             self._share()
@@ -95,18 +92,20 @@ class FlatParameter(nn.Parameter):
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        gradients = self.gradients if value is None else self.pieces.split(value)
+        """Give each parameter its piece of a gradient, or take the gradients away from all of them for None."""
+        gradients = [None] * len(self.parameters) if value is None else self.pieces.split(value)
         for p, gradient in zip(self.parameters, gradients, strict=True):
-            p.grad = None if value is None else gradient
+            p.grad = gradient
 
 
 class FlatAdam(torch.optim.Adam):
     """`torch.optim.Adam` over flat memory: the same arguments and steps.
 
-    A group holds a `FlatParameter` in the place of parameters of one type and device, and so does the checkpoint.
+    A group holds one `FlatParameter` instead of the parameters of one type and device, and so does the checkpoint.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group whose trainable parameters are joined, those of each type and device into a `FlatParameter`."""
         given = param_group["params"]
         parameters = [given] if isinstance(given, Tensor) else [p[1] if isinstance(p, tuple) else p for p in given]
         kinds: dict[Any, list[Tensor]] = {}

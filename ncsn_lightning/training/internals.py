@@ -1,6 +1,6 @@
-"""All that Lightning, torch and W&B do not promise, and this package uses all the same; each use with its reason.
+"""Everything that this package uses though Lightning, torch or W&B do not promise it; each use with its reason.
 
-An upgrade may take any of it away: `tests/test_internals.py` then says which.
+An upgrade may take any of it away; `tests/test_internals.py` then says which.
 """
 
 from __future__ import annotations
@@ -13,15 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import (
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
-    RichProgressBar,
-    ThroughputMonitor,
-    TQDMProgressBar,
-)
+from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.optimization.automatic import Closure, _AutomaticOptimization
 from lightning.pytorch.plugins.precision import Precision
@@ -33,67 +25,70 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from .block_callback import BlockCallback
+
 Step = Callable[[Any, int], Tensor]
 """A whole optimiser step on a batch and its index; returns the loss."""
 
 
-COUNT_THEIR_CALLS = (ThroughputMonitor, TQDMProgressBar, RichProgressBar)
+COUNT_THEIR_CALLS = (theirs.ThroughputMonitor, theirs.TQDMProgressBar, theirs.RichProgressBar)
 """Callbacks of Lightning's that count the calls of `on_train_batch_end`, and do nothing else that takes long."""
 
 
 class BlockOptimization(_AutomaticOptimization):
-    """Lightning's automatic optimisation, which takes a block of optimiser steps a call and moves the counters.
+    """Lightning's automatic optimisation, but one call takes a block of steps, and counts them as Lightning does.
 
-    Lightning offers no place for this: its loops are private, and their order of calls is repeated here. The epoch loop
-    fetches a block's first batch and ends its last; all between is done in `_next_batch`.
+    Lightning offers no hook for this: its loops are private, so their order of calls is repeated here. The epoch loop
+    fetches a block's first batch and ends its last one; `_next_batch` does what lies between two steps of a block.
 
     Args:
-        trainer: whose loop this becomes part of.
-        block_end: the optimiser step at which the block that begins at a step must end.
-        told: callbacks whose `on_train_batch_end` is called for every batch all the same.
-        step: takes the place of forward, backward and update.
+        trainer: the trainer whose epoch loop makes the calls.
+        periods: a block ends at every optimiser step that is a multiple of one of these numbers.
+        step: takes a whole optimiser step; None for forward, backward and the optimiser's own update.
     """
 
-    def __init__(
-        self, trainer: Any, block_end: Callable[[int], int], told: Sequence[L.Callback] = (), step: Step | None = None
-    ) -> None:
+    def __init__(self, trainer: Any, periods: Sequence[int], step: Step | None = None) -> None:
         super().__init__(trainer)
-        self.block_end, self.whole_step, self.module = block_end, step, trainer.lightning_module
-        self.connector, strategy = trainer._logger_connector, trainer.strategy
-        plain = strategy.model is self.module and type(trainer.precision_plugin) is Precision  # no context to enter
+        self.periods, self.module, self.connector = periods, trainer.lightning_module, trainer._logger_connector
+        self.optimizer, strategy, precision = trainer.optimizers[0], trainer.strategy, trainer.precision_plugin
+        plain = strategy.model is self.module and type(precision) is Precision  # there is no context to enter
         self.training_step = self.module.training_step if plain else strategy.training_step
-        self.on_cpu = strategy.root_device.type == "cpu"
-        self.convert = trainer.precision_plugin.convert_input
+        self.update = unrecorded(self.optimizer)
+        self.step: Callable[..., Tensor | None] = step or self._step
+        self.convert, self.on_cpu = precision.convert_input, strategy.root_device.type == "cpu"
         self.schedulers = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
-        self.unrecorded = unrecorded(trainer.optimizers[0])
-        self.at_start = [c for c in trainer.callbacks if isinstance(c, LearningRateMonitor | DeviceStatsMonitor)]
-        self.told: Sequence[Any] = told
+        look_at_start = (theirs.LearningRateMonitor, theirs.DeviceStatsMonitor)
+        self.at_start = [c for c in trainer.callbacks if isinstance(c, look_at_start)]
+        counting = [c for c in trainer.callbacks if isinstance(c, COUNT_THEIR_CALLS)]
+        self.counting = [c for c in counting if not isinstance(c, BlockCallback)]
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: Any) -> dict[str, Tensor]:
-        trainer, batch, indexed = self.trainer, kwargs["batch"], "batch_idx" in kwargs
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        last, losses = batch_idx + self._steps(batch_idx) - 1, []
-        update: Callable[[], Any] = optimizer.step
+        """Take a block of steps from the batch in `kwargs` on; returns the losses of all of them under `loss`."""
+        trainer, batch, losses = self.trainer, kwargs["batch"], []
+        fetcher: Any = trainer.fit_loop._data_fetcher
+        progress, last = self.optim_progress.optimizer, batch_idx + self._steps(batch_idx) - 1
         with _logging_at_the_end(self.module):
             while True:
-                loss = self._step(optimizer, update, (batch, batch_idx) if indexed else (batch,))
+                progress.step.increment_ready()
+                loss = self.step(*(batch, batch_idx)[: len(kwargs)])  # a training_step may take the batch alone
+                progress.zero_grad.increment_by(1)
+                progress.step.increment_completed()
                 if loss is not None:
                     losses.append(loss.detach())
-                ends = batch_idx == last or trainer.should_stop or fetcher.done
-                for monitor in self.told:
-                    if not ends or isinstance(monitor, ProgressBar):
-                        monitor.on_train_batch_end(trainer, self.module, {}, batch, batch_idx)
-                if ends:
-                    _leave_out_next_call(self.told)
-                    return {"loss": torch.stack(losses)} if losses else {}
-                batch_idx, update = batch_idx + 1, self.unrecorded
-                batch = self._next_batch(loop, fetcher, batch_idx)
+                for callback in self.counting:
+                    callback.on_train_batch_end(trainer, self.module, {}, batch, batch_idx)
+                if batch_idx == last or trainer.should_stop or fetcher.done:
+                    break
+                batch_idx += 1
+                batch = self._next_batch(fetcher, batch_idx)
+        for callback in self.counting:
+            _leave_out_next_call(callback)
+        return {"loss": torch.stack(losses)} if losses else {}
 
     def _steps(self, batch_idx: int) -> int:
-        """How many steps the block has that begins with a batch: at most to the next validation and the end."""
+        """How many steps a block has that begins with a batch; it ends at the next validation or the end at most."""
         trainer, step = self.trainer, self.trainer.global_step
-        counts = [self.block_end(step) - step, trainer.num_training_batches - batch_idx]
+        counts = [trainer.num_training_batches - batch_idx, *(period - step % period for period in self.periods)]
         if trainer.max_steps >= 0:
             counts.append(trainer.max_steps - step)
         if (period := trainer.val_check_batch) and period != math.inf:
@@ -101,24 +96,18 @@ class BlockOptimization(_AutomaticOptimization):
             counts.append(period - (trainer.fit_loop.total_batch_idx if by_batches else batch_idx) % period)
         return int(max(1, min(counts)))
 
-    def _step(self, optimizer: torch.optim.Optimizer, update: Callable[[], Any], arguments: Any) -> Tensor | None:
-        progress = self.optim_progress.optimizer.step
-        progress.increment_ready()
-        if self.whole_step:
-            loss: Tensor | None = self.whole_step(*arguments)
-            self.optim_progress.optimizer.zero_grad.increment_by(1)
-        else:
-            loss = one_number(self.module, self.training_step(*arguments))
-            optimizer.zero_grad()
-            self.optim_progress.optimizer.zero_grad.increment_by(1)
-            if loss is not None:
-                loss.backward()
-            update()
-        progress.increment_completed()
+    def _step(self, *arguments: Any) -> Tensor | None:
+        """Take an optimiser step as Lightning does, but without the hooks, none of which is overridden."""
+        loss = one_number(self.module, self.training_step(*arguments))
+        self.optimizer.zero_grad()
+        if loss is not None:
+            loss.backward()
+        self.update()
         return loss
 
-    def _next_batch(self, loop: Any, fetcher: Any, batch_idx: int) -> Any:
+    def _next_batch(self, fetcher: Any, batch_idx: int) -> Any:
         """End a step as Lightning's epoch loop ends a batch, and fetch the next one as it does."""
+        loop = self.trainer.fit_loop.epoch_loop
         progress = loop.batch_progress
         progress.increment_processed()
         for config in self.schedulers:
@@ -128,34 +117,32 @@ class BlockOptimization(_AutomaticOptimization):
                 loop.scheduler_progress.increment_completed()
         progress.increment_completed()
         loop._batches_that_stepped += 1
-        batch = _fetch(fetcher)
+        batch = self.convert(_fetch(fetcher))
         progress.is_last_batch = fetcher.done
-        batch = self.convert(batch)
         if not self.on_cpu:
             batch = self.trainer.strategy.batch_to_device(batch)
         progress.increment_ready()
         progress.increment_started()
         self.connector.on_batch_start(batch)
         if self.at_start and self.connector.should_update_logs:
-            for monitor in self.at_start:
-                monitor.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
+            for callback in self.at_start:
+                callback.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
         return batch
 
 
-def _leave_out_next_call(callbacks: Sequence[L.Callback]) -> None:
-    """Keep progress bars from the epoch loop's call at the end of a block, which names the block's first batch."""
-    for bar in (callback for callback in callbacks if isinstance(callback, ProgressBar)):
+def _leave_out_next_call(callback: Any) -> None:
+    """Have a callback ignore the epoch loop's call at the end of a block, which names the block's first batch."""
 
-        def left_out(*_: Any, bar: Any = bar) -> None:
-            del bar.on_train_batch_end
+    def ignore(*_: Any) -> None:
+        del callback.on_train_batch_end
 
-        bar.on_train_batch_end = left_out  # type: ignore[assignment,method-assign]
+    callback.on_train_batch_end = ignore
 
 
 def _fetch(fetcher: Any) -> Any:
-    """The next batch, from the only loader of a fetcher that is one batch ahead, as the fetcher itself would give it.
+    """The next batch of a fetcher, taken from its loader directly where it has a single one of unknown length.
 
-    Its own way asks a profiler and unpacks a tree for every batch, which costs a thirtieth of a small step.
+    `next(fetcher)` asks a profiler and unpacks a tree for every batch, which costs a thirtieth of a small step.
     """
     loaders = fetcher.combined_loader
     if not fetcher.batches or fetcher.length is not None or loaders.iterables is not loaders.flattened[0]:
@@ -170,7 +157,7 @@ def _fetch(fetcher: Any) -> Any:
 
 
 def _advance(scheduler: Any) -> None:
-    """Take a scheduler's step; of a rate that is a function of the step alone, without its bookkeeping."""
+    """Take a scheduler's step, for a `LambdaLR` without torch's bookkeeping."""
     if type(scheduler) is not LambdaLR:
         scheduler.step()
         return
@@ -180,7 +167,7 @@ def _advance(scheduler: Any) -> None:
 
 
 def set_rates(scheduler: Any) -> None:
-    """Give an optimiser the rates of its `LambdaLR` at the step that this one has reached."""
+    """Give the optimiser of a `LambdaLR` the rates at the step that the scheduler has reached."""
     groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     for group, base, factor in groups:
         group["lr"] = base * factor(scheduler.last_epoch)
@@ -188,7 +175,7 @@ def set_rates(scheduler: Any) -> None:
 
 
 def unrecorded(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """An optimiser's step with its hooks, without the record that torch makes of it, a twentieth of a small step."""
+    """An optimiser's step and the hooks after it, without torch's record of it, which costs 5 % of a small step."""
     step: Any = type(optimizer).step
     own = vars(optimizer).get("step")
     if not getattr(step, "hooked", False) or not (own is None or hasattr(own, "_wrapped_by_lr_sched")):
@@ -197,7 +184,7 @@ def unrecorded(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
 
 
 def with_hooks(optimizer: torch.optim.Optimizer, step: Callable[[Any], Any]) -> Callable[[], None]:
-    """A function of an optimiser, followed by the optimiser's hooks, which torch calls after its own step alone."""
+    """Make one function of a step and an optimiser's hooks after it, which torch calls in its own `step` alone."""
     hooks = optimizer._optimizer_step_post_hooks
 
     def call() -> None:
@@ -205,18 +192,18 @@ def with_hooks(optimizer: torch.optim.Optimizer, step: Callable[[Any], Any]) -> 
         for hook in hooks.values():
             hook(optimizer, (), {})
 
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # else the scheduler warns that no step was taken
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # otherwise the scheduler warns that no step was taken
     return call
 
 
 def is_watched(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether somebody has a hook before an optimiser's steps, or a hook for the steps of all optimisers."""
+    """Whether there is a hook before an optimiser's steps, or one around the steps of all optimisers."""
     hooks = optimizer._optimizer_step_pre_hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks
     return any(hooks)
 
 
 def adam_state(optimizer: Any, group: dict[str, Any]) -> list[Tensor]:
-    """The count of steps and the moments of a group's only parameter, before Adam's first step too."""
+    """The count of steps and the moments of a group's only parameter, made anew before Adam's first step."""
     gathered: list[list[Tensor]] = [[] for _ in range(6)]
     optimizer._init_group(group, *gathered)
     _, _, first, second, largest, steps = gathered
@@ -226,23 +213,23 @@ def adam_state(optimizer: Any, group: dict[str, Any]) -> list[Tensor]:
 def one_number(module: L.LightningModule, output: Any) -> Tensor | None:
     """The loss in what a `training_step` returned; None where it skips the step, as in Lightning."""
     name = f"{type(module).__name__}.training_step"
-    if isinstance(output, Mapping):
-        if (found := output.get("loss")) is None:
-            raise ValueError(f"{name} returned a dict without a loss: return one number under the key 'loss'")
-        output = found
-    elif output is None:
+    if output is None:
         Closure.warning_cache.warn(f"{name} returned None: this optimiser step changes nothing")
-    if output is not None and not (isinstance(output, Tensor) and output.numel() == 1):
-        shape = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"{name} returned {shape}: return one number, such as the mean of it")
-    return output
+        return None
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    if loss is None:
+        raise ValueError(f"{name} returned a dict without a loss: return one number under the key 'loss'")
+    shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise ValueError(f"{name} returned {shape}: return one number, such as the mean of it")
 
 
 @contextmanager
 def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
     """Keep the last value of each name that `self.log` gets in a block, and log it when the block ends.
 
-    Lightning would pass on no other; a call of its own takes half a millisecond.
+    Lightning, whose `log` takes half a millisecond, would overwrite all earlier values.
     """
     log, kept, before = module.log, {}, module._current_fx_name
 
@@ -262,28 +249,16 @@ def _logging_at_the_end(module: L.LightningModule) -> Iterator[None]:
         module._current_fx_name = before
 
 
-def use_blocks(
-    trainer: L.Trainer, block_end: Callable[[int], int], told: Sequence[L.Callback], step: Step | None
-) -> None:
-    """Put `BlockOptimization` in the place of Lightning's own, which goes on counting where that one was."""
-    _exchange(trainer, BlockOptimization(trainer, block_end, told, step))
-
-
-def use_single_steps(trainer: L.Trainer) -> None:
-    """Put Lightning's own optimisation back, should an earlier training have replaced it."""
-    if isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, BlockOptimization):
-        _exchange(trainer, _AutomaticOptimization(trainer))
-
-
-def _exchange(trainer: L.Trainer, optimization: _AutomaticOptimization) -> None:
-    loop = trainer.fit_loop.epoch_loop
+def optimize_by(trainer: L.Trainer, blocks: BlockOptimization | None) -> None:
+    """Have a trainer take blocks of steps, or Lightning's own single steps for None; its counters keep their values."""
+    loop, optimization = trainer.fit_loop.epoch_loop, blocks or _AutomaticOptimization(trainer)
     optimization.optim_progress = loop.automatic_optimization.optim_progress
     loop.automatic_optimization = optimization
 
 
 @contextmanager
 def before_the_batch(trainer: Any) -> Iterator[None]:
-    """Count as if the batch that is about to begin had not been fetched: a checkpoint is between two batches then."""
+    """Count the batch that is about to begin as not fetched yet, so that a checkpoint lies between two batches."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     for counts in (progress.current, progress.total):
         counts.ready -= 1
@@ -295,28 +270,28 @@ def before_the_batch(trainer: Any) -> Iterator[None]:
 
 
 def count_steps_logged(trainer: Any) -> None:
-    """Set the count of steps by which Lightning decides when to log; after a resumption it may be one too high."""
+    """Correct the count of steps by which Lightning decides when to log; after a resumption it may be one too high."""
     if trainer.lightning_module.automatic_optimization:
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-    trainer._logger_connector._callback_metrics.pop("step", None)  # a validation's, which would name later checkpoints
+    trainer._logger_connector._callback_metrics.pop("step", None)  # a validation's, which would name checkpoints
 
 
 def batches_taken(trainer: Any) -> int:
-    """Batches that a training has made a step of, over all of its processes; one that an error ended does not count."""
+    """How many batches a run has trained on, resumptions included; one whose step raised an error does not count."""
     taken: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed
     return taken
 
 
-def every_n_train_steps(checkpoint: ModelCheckpoint) -> int:
-    """At which steps a ModelCheckpoint saves, 0 for none; it tells nobody."""
+def every_n_train_steps(checkpoint: theirs.ModelCheckpoint) -> int:
+    """The period in steps with which a ModelCheckpoint saves, 0 for none; it is a private attribute."""
     return checkpoint._every_n_train_steps
 
 
 class SignalsLeftAlone(_SignalConnector):
-    """In place of Lightning's own handlers, which save, broadcast and requeue from wherever a signal finds them."""
+    """Replaces Lightning's signal handlers, which save, broadcast and requeue wherever a signal finds the program."""
 
     def register_signal_handlers(self) -> None:
-        """Register none."""
+        """Register nothing: `core/signals.py` answers signals."""
 
 
 def leave_signals_alone(trainer: L.Trainer) -> None:
@@ -325,30 +300,30 @@ def leave_signals_alone(trainer: L.Trainer) -> None:
 
 
 def relaunches_the_command(trainer: L.Trainer) -> bool:
-    """Whether each rank is started by this program's own command line once more; only the launcher's class tells."""
+    """Whether Lightning starts each rank by this program's command line; only the launcher's class says it."""
     return isinstance(getattr(trainer.strategy, "launcher", None), _SubprocessScriptLauncher)
 
 
 def raised_in_rank(error: BaseException) -> tuple[str, str]:
-    """The full name and the message of the exception that ended a spawned rank; its parent is left with text alone."""
+    """The full name and the message of the exception that ended a spawned rank, from the text that its parent gets."""
     lines = str(error).strip().splitlines() if isinstance(error, ProcessRaisedException) else [""]
     name, _, message = lines[-1].partition(": ")
     return name, message
 
 
 class KeepingWriter(ExperimentWriter):
-    """Lightning's writer of `metrics.csv`, which removes the file that an earlier process left; this one keeps it."""
+    """Lightning's writer of `metrics.csv`, except that it keeps the file which an earlier process left."""
 
     def _check_log_dir_exists(self) -> None:
-        """Leave the folder as it is."""
+        """Remove nothing."""
 
     def learn_columns(self) -> bool:
-        """Add the names of what was logged to the columns; whether any is new."""
+        """Add the names of what was logged to the columns; returns whether any of them is new."""
         return bool(self._record_new_keys())
 
 
 def forget_wandb_service() -> None:
-    """Part with the W&B service of a parent process: it holds the run's id, and its address is inherited."""
+    """Have W&B start another service process: the one inherited from the parent process holds the run's id."""
     os.environ.pop("WANDB_SERVICE", None)
 
 
@@ -358,18 +333,18 @@ def spawns_ranks(trainer: L.Trainer) -> bool:
 
 
 def compile_graph(function: Callable[..., Any], example: list[Tensor]) -> Any:
-    """A function of tensors compiled for tensors like these.
+    """Compile a function of tensors for tensors like those of `example`.
 
-    It is traced without Dynamo, whose guards and wrappers would cost a tenth of every step, and handed to the compiler
-    behind `torch.compile`; neither door is a public one.
+    It is traced without Dynamo, whose guards and wrappers would cost a tenth of every step, and then given to the
+    compiler behind `torch.compile`; neither of the two is public.
     """
     graph = make_fx(lambda *given: function(*given), tracing_mode="fake")(*example)
-    on_cpu = all(tensor.device.type == "cpu" for tensor in example)  # where a kernel costs as much as calling it
+    on_cpu = all(tensor.device.type == "cpu" for tensor in example)  # where a kernel's call costs as much as its work
     return torch._inductor.compile(graph, [*example], options={"cpp_wrapper": on_cpu})
 
 
 class _Untraceable:
-    """Stands for what changes from step to step, while one step is traced for all: whatever reads it is refused."""
+    """Stands for a value that changes from step to step while one step is traced for all; reading it is an error."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -386,7 +361,10 @@ class _Untraceable:
 
 @contextmanager
 def traced(module: L.LightningModule) -> Iterator[tuple[Any, list[tuple[str, Any, dict[str, Any]]]]]:
-    """Keep a module from its trainer and its loggers; yields an index of its batch, and what it gives to `self.log`."""
+    """Separate a module from its trainer and its loggers while its step is traced.
+
+    Yields an index of the batch that refuses to be read, and a list of the calls of `self.log`: name, value, options.
+    """
     logged: list[tuple[str, Any, dict[str, Any]]] = []
     trainer, log = module._trainer, module.__dict__.pop("log", None)
     module._trainer = _Untraceable("self.trainer")  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What the loggers lack: a CSV file that a resumed run continues, W&B that never blocks, media for each kind."""
+"""Loggers: a CSV file that a resumed run continues, W&B that never blocks a run, pictures and tables for each."""
 
 from __future__ import annotations
 
@@ -36,19 +36,23 @@ STEP = "trainer/global_step"
 """The optimiser step, the x axis of everything in W&B; Lightning's logger writes it beside every metric."""
 
 LESS_IS_BETTER = ("loss/", "score_error", "sample_quality/")
-"""How metrics begin whose least value is worth a summary."""
+"""Prefixes of the metrics of which W&B's summary shows the minimum too."""
 
-_CHOSEN = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name in os.environ}
-"""Where the user wants what W&B stages (`wandb sync` needs it later) and caches; in the run's folder if nowhere."""
+_USERS_FOLDERS = {name: os.environ[name] for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name in os.environ}
+"""Folders that the user has chosen for W&B's staged files (`wandb sync` needs them later) and its cache.
+
+Where the user has chosen none, both lie in the run's folder.
+"""
 
 
 class _ContinuingWriter(KeepingWriter):
-    """Goes on with the file that an earlier process of the same run left."""
+    """A writer that continues the file which an earlier process of the same run left."""
 
     def save(self) -> None:
-        """Append what was logged, and have it on disk as far as readers go.
+        """Append what was logged, so that readers of the file see it.
 
-        A new column has the file written anew, in one piece and in place: `tail -f` goes on, and no line gets shorter.
+        Where a column is new, the whole file is written again, in one piece and in place: `tail -f` goes on, and no
+        line gets shorter.
         """
         if not self.metrics:
             return
@@ -66,7 +70,7 @@ class _ContinuingWriter(KeepingWriter):
         self.metrics = []
 
     def rewind(self, rows: int) -> int:
-        """Keep the first `rows` rows, for later ones will be logged again; how many there were."""
+        """Keep the first `rows` rows, because later ones will be logged again; returns how many are left."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return 0
@@ -82,13 +86,13 @@ class _ContinuingWriter(KeepingWriter):
 
 
 class MetricsCSV(CSVLogger):
-    """`metrics.csv` in the run's folder, one row a logged step; a resumed run continues it.
+    """`metrics.csv` in the run's folder, one row for each call of `log_metrics`; a resumed run continues it.
 
     Args:
         folder: the run's folder.
 
     Attributes:
-        rows: how many were logged, whether on disk yet or not.
+        rows: how many rows were logged, including those that are not on disk yet.
     """
 
     def __init__(self, *, folder: str) -> None:
@@ -99,6 +103,7 @@ class MetricsCSV(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
+        """The writer of the file, made when it is first asked for."""
         if self.writer is None:
             self.writer = _ContinuingWriter(log_dir=self.save_dir)
         return self.writer
@@ -110,21 +115,22 @@ class MetricsCSV(CSVLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Log one row, and count it."""
         super().log_metrics(metrics, step)
         self.rows += 1
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
-        """The run's config.yaml has them."""
+        """Log nothing: the run's `config.yaml` has the hyperparameters."""
 
 
 class WandbRun(WandbLogger):
     """A W&B run in `folder`: online where the user is logged in and W&B answers, offline everywhere else.
 
     Args:
-        project: of the run.
+        project: the W&B project of the run.
         folder: where the run's files go.
-        run_id: how the run's id begins.
+        run_id: the beginning of the run's id.
         run: further arguments of `wandb.init`: name, group, job_type, tags, entity, ….
     """
 
@@ -143,7 +149,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log, and define each new metric by its own name: of two patterns that fit one, W&B takes either."""
+        """Log, and define each new metric by its own name: where two patterns match a metric, W&B takes either."""
         for name in metrics.keys() - self.defined:
             summary = "min,last" if name.startswith(LESS_IS_BETTER) else None
             self.experiment.define_metric(name.replace(".", r"\."), step_metric=STEP, summary=summary)
@@ -152,17 +158,21 @@ class WandbRun(WandbLogger):
 
 
 def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
-    """`wandb.init` that neither asks nor waits long, and goes on with the run that the folder began.
+    """Call `wandb.init` so that it neither asks nor waits long, and continues the W&B run that lies in the folder.
 
     Args:
         folder: where the run's files go.
-        run_id: how the run's id begins.
+        run_id: the beginning of the run's id.
         arguments: of `wandb.init`.
+
+    Returns:
+        The W&B run, which is offline where the user is not logged in or W&B does not answer.
     """
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"WANDB_DATA_DIR": str(place / "wandb"), "WANDB_CACHE_DIR": str(place / "wandb" / "cache"), **_CHOSEN}
-    settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, **_captured())
+    ours = {"WANDB_DATA_DIR": str(place / "wandb"), "WANDB_CACHE_DIR": str(place / "wandb" / "cache")}
+    os.environ |= ours | _USERS_FOLDERS
+    settings = wandb.Settings(init_timeout=CONNECT_SECONDS, silent=True, **_console_settings())
     arguments |= {"dir": str(place), "id": _kept_id(place, run_id), "resume": "allow", "settings": settings}
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     try:
@@ -171,13 +181,13 @@ def start_wandb(folder: str | Path, run_id: str, **arguments: Any) -> Any:
         log.warning("W&B did not answer: %s; this process goes on offline", str(error).splitlines()[0])
         wandb.teardown()
         forget_wandb_service()
-        os.environ["WANDB_MODE"] = "offline"  # or each further job of a sweep would wait as long
+        os.environ["WANDB_MODE"] = "offline"  # otherwise each further job of a sweep would wait as long
         experiment = wandb.init(mode="offline", **arguments)
     return experiment
 
 
-def _captured() -> dict[str, Any]:
-    """What W&B takes of the console; of a job whose console is left to its sweep, the log's lines."""
+def _console_settings() -> dict[str, Any]:
+    """Have W&B record the console, or the log's lines for a job of a sweep, which prints nothing."""
     handlers = (handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler)
     if any(handler.level <= logging.INFO for handler in handlers):
         return {"console": "wrap"}
@@ -185,10 +195,10 @@ def _captured() -> dict[str, Any]:
 
 
 def _kept_id(folder: Path, begin: str) -> str:
-    """The id of the W&B run in `folder`, which every process that goes on there finds.
+    """The id of the W&B run in `folder`, where every later process of the run finds it.
 
-    It is kept in a file and ends at random: neither the same sweep of a colleague nor one whose folder was removed must
-    go on in this run.
+    It ends at random, so that neither a colleague's sweep of the same name nor one whose folder was removed goes on in
+    this run.
     """
     path = folder / "wandb" / "id"
     if not path.exists():
@@ -198,7 +208,7 @@ def _kept_id(folder: Path, begin: str) -> str:
 
 
 def _logged_in() -> bool:
-    """Whether a W&B key is at hand, without asking for one."""
+    """Whether there is a W&B key, without asking the user for one."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", wandb.Settings().base_url)).hostname
@@ -210,7 +220,7 @@ def _logged_in() -> bool:
 
 @singledispatch
 def log_picture(logger: Logger, name: str, path: Path, step: int) -> None:
-    """Hand a saved PNG or GIF to a logger; one without media ignores it."""
+    """Give a saved PNG or GIF to a logger; a logger that cannot show it does nothing."""
 
 
 @log_picture.register
@@ -232,7 +242,7 @@ def _(logger: MLFlowLogger, name: str, path: Path, step: int) -> None:
 
 @singledispatch
 def log_table(logger: Logger, name: str, columns: list[str], rows: list[list[float]], step: int) -> None:
-    """Hand a table to a logger; one without tables ignores it."""
+    """Give a table to a logger; a logger without tables does nothing."""
 
 
 @log_table.register
@@ -245,7 +255,7 @@ def _(logger: WandbLogger, name: str, columns: list[str], rows: list[list[float]
 
 @singledispatch
 def summarize(logger: Logger, metrics: dict[str, float], step: int) -> None:
-    """Hand a run's last numbers to a logger."""
+    """Give a run's last numbers to a logger, as metrics `final/NAME`."""
     logger.log_metrics({f"final/{name}": value for name, value in metrics.items()}, step)
 
 
@@ -256,4 +266,4 @@ def _(logger: WandbLogger, metrics: dict[str, float], step: int) -> None:
 
 @summarize.register
 def _(logger: MetricsCSV, metrics: dict[str, float], step: int) -> None:
-    """The run's summary.json has them."""
+    """Do nothing: the run's `summary.json` has these numbers."""

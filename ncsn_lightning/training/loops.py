@@ -1,4 +1,4 @@
-"""Which loop trains: Lightning's own, a step a call, or the fast one, a block of steps a call. Numbers are the same."""
+"""Which loop trains: Lightning's own, one step a call, or the fast one, a block of steps a call; the numbers agree."""
 
 from __future__ import annotations
 
@@ -18,14 +18,7 @@ from ..core.validation import Count, strict
 from .block_callback import BlockCallback
 from .compiled_step import CompiledStep
 from .data import StreamingDataModule
-from .internals import (
-    COUNT_THEIR_CALLS,
-    count_steps_logged,
-    every_n_train_steps,
-    is_watched,
-    use_blocks,
-    use_single_steps,
-)
+from .internals import BlockOptimization, count_steps_logged, every_n_train_steps, is_watched, optimize_by
 from .module import NCSN
 
 log = logging.getLogger(__name__)
@@ -34,40 +27,38 @@ Loop = Literal["auto", "fast", "standard"]
 
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 MODULE_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 PRECISIONS = (Precision, MixedPrecision, DoublePrecision, HalfPrecision)
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
 COST = "the fast loop would take some 80 % of its time"
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
-
-IN_ANY_BLOCK = (
+ANY_BLOCK_WILL_DO = (
     *(theirs.LearningRateMonitor, theirs.DeviceStatsMonitor, theirs.ThroughputMonitor, theirs.Timer),
     *(theirs.TQDMProgressBar, theirs.RichProgressBar, NCSN),
 )
-"""Classes whose batch hooks serve at the end of any block."""
-
-BLOCK_ENDS: dict[type, Callable[[Any], int]] = {
+BLOCK_PERIODS: dict[type, Callable[[Any], int]] = {
     BlockCallback: lambda callback: callback.every_n_steps,
     theirs.ModelCheckpoint: every_n_train_steps,
-    **dict.fromkeys(IN_ANY_BLOCK, lambda part: 0),
+    **dict.fromkeys(ANY_BLOCK_WILL_DO, lambda part: 0),
 }
-"""Classes whose batch hooks may be called once a block, each with the period in steps at which a block must end for it.
+"""Classes whose batch hooks may be called once a block, and the period in steps at which each needs a block to end.
 
 A block also ends wherever Lightning logs, validates or stops.
 """
 
 
 class FastLoop(BlockCallback):
-    """Asks for the fast loop, which takes a block of optimiser steps at every call of Lightning's.
+    """Chooses the fast loop, which takes a block of optimiser steps at every call of Lightning's, where it can run.
 
-    It runs wherever nothing asks to see every step; else Lightning's own does, with the same numbers. One line of the
-    log says which, and why.
+    It can run where nothing needs to see every step; elsewhere Lightning's own loop runs, with the same numbers. A line
+    of the log says which one runs, and why.
 
     Args:
-        loop: "fast" refuses what asks for every step, "standard" leaves all to Lightning.
+        loop: "auto" chooses; "fast" refuses to train where something needs to see every step; "standard" is
+            Lightning's own loop.
         block_size: optimiser steps of a block at most.
-        compile: compile the whole step; pays after some 20 thousand steps.
+        compile: compile the whole step, which pays after some 20 thousand steps.
     """
 
     @strict
@@ -80,8 +71,7 @@ class FastLoop(BlockCallback):
         Raises:
             ValueError: the fast loop or a compiled step is asked for, and would leave something out.
         """
-        found = [f"loop={self.loop}"] if self.loop == "standard" else [*asking(trainer, module, data)]
-        reasons = ", ".join(found)
+        reasons = ", ".join(["loop=standard"] if self.loop == "standard" else asking(trainer, module, data))
         if self.compile and trainer.world_size > 1:
             raise ValueError(
                 f"compile=true: a compiled step shares no gradients among {trainer.world_size} ranks; use compile=false"
@@ -95,31 +85,30 @@ class FastLoop(BlockCallback):
         return reasons
 
     def on_train_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        """Choose the loop, now that the optimiser and all callbacks are there to be asked, and log which one runs."""
         if reasons := self.reasons(trainer, pl_module):
-            use_single_steps(trainer)
+            optimize_by(trainer, None)
             _say(trainer, "standard loop, one optimiser step a call, for %s; %s", reasons, COST)
             return
-        ends = [
-            every(part) for part in trainer.callbacks for kind, every in BLOCK_ENDS.items() if isinstance(part, kind)
-        ]
-        periods = [period for period in (self.block_size, trainer.log_every_n_steps, *ends) if period]
+        wanted = [period(c) for c in trainer.callbacks for kind, period in BLOCK_PERIODS.items() if isinstance(c, kind)]
+        periods = [period for period in (self.block_size, trainer.log_every_n_steps, *wanted) if period]
         step = CompiledStep(trainer) if self.compile else None
-        told = [c for c in trainer.callbacks if isinstance(c, COUNT_THEIR_CALLS) and not isinstance(c, BlockCallback)]
-        use_blocks(trainer, lambda now: min(now + period - now % period for period in periods), told, step)
+        optimize_by(trainer, BlockOptimization(trainer, periods, step))
         _say(trainer, "fast loop, up to %d optimiser steps a call%s", self.block_size, ", compiled" if step else "")
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """Set right, before each block, the step at which Lightning takes what is logged to happen."""
         count_steps_logged(trainer)
 
 
 def _say(trainer: Any, line: str, *values: object) -> None:
-    """One line of the log, whatever the number of ranks."""
+    """Log a line on the first rank alone."""
     if trainer.is_global_zero:
         log.info(line, *values)
 
 
 def asking(trainer: Any, module: L.LightningModule, data: Any = None) -> Iterator[str]:
-    """What asks to see every step, each in a few words: hooks that somebody overrides, flags, plugins."""
+    """What needs to see every step, each thing in a few words: overridden hooks, options, plugins, optimisers."""
     for callback in trainer.callbacks:
         blockwise = isinstance(callback, BlockCallback)
         yield from _overridden(callback, L.Callback, STEP_HOOKS if blockwise else (*BATCH_HOOKS, *STEP_HOOKS))
@@ -158,8 +147,8 @@ def _takes_torchs_step(kind: Any) -> bool:
 
 
 def _overridden(part: Any, base: type, hooks: tuple[str, ...]) -> Iterator[str]:
-    """The hooks that are neither Lightning's empty ones nor of a class in `BLOCK_ENDS`; what cannot be read counts."""
-    kinds = [base, *(kind for kind in BLOCK_ENDS if isinstance(part, kind))]
+    """The hooks that are neither `base`'s nor of a class in `BLOCK_PERIODS`; one that is no method counts as well."""
+    kinds = [base, *(kind for kind in BLOCK_PERIODS if isinstance(part, kind))]
     for hook in hooks:
         function = getattr(getattr(part, hook), "__func__", None)
         if function is None or all(function is not getattr(kind, hook, None) for kind in kinds):

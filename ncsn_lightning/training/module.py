@@ -26,14 +26,15 @@ NO_END = "total_steps=None: the learning rate decays to an end that this trainin
 
 @runtime_checkable
 class HasScore(Protocol):
-    """What samplers, metrics and pictures ask of a LightningModule, whatever else it is.
+    """A LightningModule that samplers, metrics and pictures can use.
 
     Attributes:
         score: a callable `(x, sigma) -> [*batch, 2]`, in 1 / data units; not necessarily an `nn.Module`.
     """
 
     @property
-    def score(self) -> Score: ...
+    def score(self) -> Score:
+        """The score as it is measured and sampled with."""
 
 
 class NCSN(L.LightningModule):
@@ -43,11 +44,11 @@ class NCSN(L.LightningModule):
 
     Args:
         score: the parametrised network.
-        weighting: λ(σ); σ², unless another one is given.
-        optimizer: makes the optimiser from parameter groups; Adam with a rate of .005, unless another one is given.
+        weighting: λ(σ); σ² by default.
+        optimizer: makes the optimiser from parameter groups; by default Adam with a rate of .005.
         ema_decay: d of the average that validation, sampling and `load_run` use; 0 for none.
-        warmup_steps, decay, total_steps: of the learning rate's factor, see `LearningRate`; None for the steps that the
-            trainer is to make.
+        warmup_steps, decay, total_steps: the learning rate's factor, see `LearningRate`; `total_steps=None` stands for
+            the steps that the trainer is to make.
     """
 
     loss_sum: Tensor
@@ -85,6 +86,7 @@ class NCSN(L.LightningModule):
         return self.weighting(batch.sigma) * error + self.weighting.penalty(batch.sigma)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """The mean loss of the network on a batch, which also goes into the mean that is logged."""
         if not isinstance(batch, Batch):
             name = type(batch).__name__
             raise TypeError(f"{type(self).__name__} takes a Batch(x_noisy, sigma, target); the data gave it a {name}")
@@ -94,10 +96,14 @@ class NCSN(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss = self.loss(self.score, batch).mean()
-        self.log("loss/validation", loss)
+        """Log the mean loss of the averaged network on the validation batch."""
+        self.log("loss/validation", self.loss(self.score, batch).mean())
 
     def configure_optimizers(self) -> Any:
+        """Make the optimiser and its learning rate, and have the average follow its steps.
+
+        The weights are its first group; those of a learned weighting are its second, without weight decay.
+        """
         groups: list[dict[str, object]] = [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
         if learned := list(self.weighting.parameters()):
             groups.append({"params": learned, "weight_decay": 0.0})
@@ -110,6 +116,7 @@ class NCSN(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step", "name": "lr"}}
 
     def on_train_start(self) -> None:
+        """Count the step that a training begins at as logged: nothing is logged there a second time."""
         self.logged_at = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -123,7 +130,7 @@ class NCSN(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **named: Any) -> Any:
-        """The module that a checkpoint holds the weights of, as Lightning does it; a checkpoint is read as data alone.
+        """Lightning's own method, which makes a module with a checkpoint's weights; the file is read as data alone.
 
         Raises:
             ValueError: an argument of the constructor is missing or unknown, or does not fit the weights.
@@ -140,7 +147,7 @@ class NCSN(L.LightningModule):
 
 
 def planned_steps(trainer: L.Trainer) -> int | None:
-    """The optimiser steps that a trainer is to make, as far as its options say; None where they do not."""
+    """How many optimiser steps a trainer is to make; None where its options do not say."""
     data, epochs = getattr(trainer, "datamodule", None), trainer.max_epochs
     planned = trainer.estimated_stepping_batches
     steps = [int(planned)] if 0 <= planned < math.inf else []

@@ -1,4 +1,4 @@
-"""What happens around the training: score errors, samples and figures, guards, a stop on request, a summary."""
+"""Callbacks around the training: score errors, samples and figures, guards, progress, checkpoints on request."""
 
 from .divergence import Diverged, DivergenceGuard
 from .figures import SamplesAndFigures

@@ -1,4 +1,4 @@
-"""Stop a run whose loss has left all bounds, before a checkpoint can hold it."""
+"""Stop a run that diverges, before a checkpoint holds its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.validation import Positive, strict
 from ..block_callback import BlockCallback
 
 EARLY = 500
-"""Steps whose largest loss is usual."""
+"""The first steps, whose largest loss counts as usual."""
 
 REMEDY = "lower the learning rate (optimizer.lr), or give small σ less weight (weighting=inverse_variance)"
 
@@ -25,7 +25,7 @@ class DivergenceGuard(BlockCallback):
     """End the run with `Diverged` at the first non-finite or runaway loss, or before non-finite weights are saved.
 
     Args:
-        factor: how many times the largest loss of the first `EARLY` steps (at least 1) is a runaway.
+        factor: a loss is runaway beyond this many times the largest loss of the first `EARLY` steps (at least 1).
     """
 
     @strict
@@ -36,9 +36,10 @@ class DivergenceGuard(BlockCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Raise `Diverged` at the first loss of the block that is not finite or runaway."""
         losses = _losses(outputs)
         for step, loss in enumerate(losses, trainer.global_step - len(losses) + 1):
-            if self.usual is None:  # a weighting may make any size of loss usual
+            if self.usual is None:  # depending on the weighting, losses of any size are usual
                 self.usual = max(1.0, abs(loss))
             if not math.isfinite(loss) or abs(loss) > self.factor * self.usual:
                 raise Diverged(f"diverged at step {step}: loss {loss:.3g}, usual {self.usual:.3g}; {REMEDY}")
@@ -46,9 +47,11 @@ class DivergenceGuard(BlockCallback):
                 self.usual = max(self.usual, abs(loss))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raise `Diverged` instead of saving weights that are not finite."""
         self._check_weights(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raise `Diverged` where the last step has made weights that are not finite."""
         self._check_weights(trainer, pl_module)
 
     def _check_weights(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -56,14 +59,16 @@ class DivergenceGuard(BlockCallback):
             raise Diverged(f"diverged by step {trainer.global_step}: weights are not finite; {REMEDY}")
 
     def state_dict(self) -> dict[str, Any]:
+        """The usual loss, so that a resumed run judges as this one does."""
         return {"usual": self.usual}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the usual loss of the run that is resumed."""
         self.usual = state_dict["usual"]
 
 
 def _losses(outputs: Any) -> list[float]:
-    """The losses of the optimiser steps that `on_train_batch_end` is told of: of one, or of a block of them."""
+    """The losses in the `outputs` of `on_train_batch_end`: of one optimiser step or of all steps of a block."""
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     losses: list[float] = loss.detach().reshape(-1).tolist() if isinstance(loss, Tensor) else []
     return losses

@@ -1,4 +1,4 @@
-"""Samples of the averaged network, and the figures that show what it has learnt."""
+"""Draw samples with the averaged network, and figures that show what it has learnt."""
 
 from __future__ import annotations
 
@@ -44,27 +44,29 @@ from .score_split import ScoreErrorParts
 log = logging.getLogger(__name__)
 
 TABLE_ROWS = 1000
-"""Samples that go to the loggers' tables; all of them are in samples.npz."""
+"""How many of the samples go into the loggers' tables; `samples.npz` has all of them."""
 
 
 class SamplesAndFigures(MeasuringCallback, BlockCallback):
-    """Sample, measure the samples and draw, every few steps and at the end.
+    """Sample, measure the samples, and draw, every few steps and at the end.
 
-    Every picture goes into `figures/` and to the loggers, the later ones in the place of the earlier. At the end come
-    `samples.npz` (keys `x`, and `truth`, as many draws of the target, the same in every run on it; `[n, 2]`, in the
-    data's own coordinates, float32, or float64 where that would merge points) and the numbers of the summary: of the
-    samples every metric, and under `floors` what the truth would score; of a learned weighting u(σ) and its optimum
-    (nats). Along the way the loggers get the metrics of the samples as `sample_quality/NAME`, each beside its floor.
+    Every picture goes into `figures/`, where it replaces the one before, and to the loggers. The loggers also get each
+    metric of the samples as `sample_quality/NAME`, beside its floor: what draws of the target itself score.
+
+    The end adds the numbers of the summary: every metric of the samples and, under `floors`, its floor; for a learned
+    weighting u(σ) and its optimum (nats). It also adds `samples.npz`, with two arrays `[n, 2]` in the data's own
+    coordinates: `x`, and `truth`, as many draws of the target, the same in every run on it. They are float32, or
+    float64 where float32 would merge points.
 
     Args:
-        distribution, schedule, levels, objective: of the run; the distribution about its mean.
+        distribution, schedule, levels, objective: the run's; the distribution about its mean.
         sampler: walks down the schedule with the averaged score.
         sample_test: measures the samples.
-        num_samples: chains.
-        every_n_steps: optimiser steps between pictures along the way.
-        seed: of the chains.
+        num_samples: how many chains are sampled.
+        every_n_steps: optimiser steps from one set of pictures to the next.
+        seed: the chains' seed.
         folder: the run's folder.
-        format: of the figures: png, pdf, svg, or several of them; there is a PNG in any case.
+        format: png, pdf, svg, or several of them; a PNG is always made.
     """
 
     @strict
@@ -93,10 +95,12 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.drawn_at, self.owed = 0, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw what the process before was stopped from drawing."""
         if self.owed and trainer.is_global_zero:
             self._show_along(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        """Draw every `every_n_steps` steps, except at the last one, after which `on_fit_end` draws."""
         step = trainer.global_step
         if step % self.every_n_steps or step in (self.drawn_at, trainer.max_steps) or not trainer.is_global_zero:
             return
@@ -104,28 +108,31 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self._show_along(trainer, pl_module)
 
     def _show_along(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Pictures along the way, which whoever stops the run does not wait for; a resumed one draws them."""
+        """Draw while training goes on; a stop abandons this, and the resumed run draws instead."""
 
         def draw() -> None:
             self._show(trainer, module)
 
         self.owed = abandons(draw)
-        self.results = {}  # a summary is of the end
+        self.results = {}  # the summary has the numbers of the end alone
 
     def state_dict(self) -> dict[str, Any]:
+        """Whether pictures are still to be drawn, because a stop has abandoned them."""
         return {"owed": self.owed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Learn from the run that is resumed whether it left pictures to be drawn."""
         self.owed = state_dict["owed"]
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, keep the numbers for the summary, and save the samples."""
         if not trainer.is_global_zero:
             return
         if (samples := self._show(trainer, pl_module, later="measuring and drawing are")) is not None:
-            self._keep(trainer, samples)
+            self._save_samples(trainer, samples)
 
     def _show(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> Tensor | None:
-        """Sample, measure, and publish every picture; returns the samples, if there are any."""
+        """Sample, measure, and publish every picture; returns the samples, None where the sampler failed."""
         started = time.perf_counter()
         states, curves = self._walk(trainer, module, later=later), {}
         if states:
@@ -135,12 +142,12 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         total = self._count(trainer, module, states)
         for name, picture in tracked(pictures, f"drawing {total} pictures", total=total, bar=shows_bar(trainer)):
             self._publish(trainer, name, picture)
-        for logger in trainer.loggers if curves else ():  # once all is drawn: what a stop breaks off is done anew
+        for logger in trainer.loggers if curves else ():  # after the pictures: if a stop abandons them, all is redone
             logger.log_metrics(curves, trainer.global_step)
         return states[-1] if states else None
 
-    def _keep(self, trainer: L.Trainer, samples: Tensor) -> None:
-        """Save the samples beside as many of the truth."""
+    def _save_samples(self, trainer: L.Trainer, samples: Tensor) -> None:
+        """Save the samples and as many draws of the target; give the loggers a table of the first ones."""
         truth = self.distribution.sample(self.num_samples, generator=keyed_generator(0, "truth"))
         x, truth = (self.data.placed(points) for points in (samples, truth))
         with replacing(self.folder / "samples.npz") as path:
@@ -149,7 +156,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
             log_table(logger, "samples", ["x1", "x2"], x[:TABLE_ROWS].tolist(), trainer.global_step)
 
     def _of_samples(self, states: list[Tensor]) -> Iterator[tuple[str, Figure | bytes]]:
-        """The samples, and how they came about."""
+        """Pictures of the samples, and of the walk that led to them."""
         if states:
             levels, states = self.sampler.reached(self.schedule.sigmas), [self.data.placed(state) for state in states]
             yield "samples", plotting.plot_samples(self.data, states[-1])
@@ -163,30 +170,30 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         return 3 * bool(states) + 3 * error + (first(trainer, ScoreErrorParts) is not None) + ours + learned
 
     def _measure(self, samples: Tensor) -> dict[str, float]:
-        """Every metric of the set into the results; returns what the loggers are to show, each beside its floor.
+        """Put every metric of the samples into the results; returns each and its floor, for the loggers.
 
-        Chains that left the plane are no reason to lose a run.
+        Samples that cannot be measured, for example because some are not finite, do not end the run.
         """
         self.results["off_support"] = off_support(self.distribution, samples)
         self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
         try:
-            measured = self.sample_test.measure(samples)
+            metrics = self.sample_test.measure(samples)
         except ValueError as error:
             log.warning("samples not measured: %s", error)
             return {}
-        lines = [f"  {name} {metric}" for name, metric in measured.items()]
-        told = (
-            "each metric, and in brackets its floor: what as many draws of the target have, ± the deviation of one draw"
+        log.info(
+            "samples: each metric, and in brackets its floor: what as many draws of the target have, ± the deviation "
+            "of one draw\n%s",
+            "\n".join(f"  {name} {metric}" for name, metric in metrics.items()),
         )
-        log.info("samples: %s\n%s", told, "\n".join(lines))
-        self.results.update({name: metric.value for name, metric in measured.items()})
-        self.results["floors"] = {name: metric._asdict() for name, metric in measured.items()}
-        curves = {f"sample_quality/{name}": metric.value for name, metric in measured.items()}
-        floors = {f"sample_quality/{name}_floor": metric.floor for name, metric in measured.items()}
+        self.results.update({name: metric.value for name, metric in metrics.items()})
+        self.results["floors"] = {name: metric._asdict() for name, metric in metrics.items()}
+        curves = {f"sample_quality/{name}": metric.value for name, metric in metrics.items()}
+        floors = {f"sample_quality/{name}_floor": metric.floor for name, metric in metrics.items()}
         return {**curves, **floors}
 
     def _walk(self, trainer: L.Trainer, module: L.LightningModule, *, later: str = "") -> list[Tensor]:
-        """The prior's draw and the state after every level, `[n, 2]` each; none where the sampler finds no way."""
+        """The prior's draw and the state after every level, `[n, 2]` each; nothing where the sampler fails."""
         sigmas = self.schedule.sigmas.to(module.device)
         what, total = f"sampling {self.num_samples} chains", len(self.sampler.reached(self.schedule.sigmas))
         try:
@@ -194,12 +201,12 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
                 walk = self.sampler.walk(score, self.distribution, sigmas, n=self.num_samples, seed=self.seed)
                 states = tracked(walk, what, total=total, bar=shows_bar(trainer), later=later)
                 return [state.cpu() for state in states]
-        except NotSolvedError as error:  # no reason to lose a run
+        except NotSolvedError as error:  # the weights are worth keeping all the same
             log.warning("no samples: %s", error)
             return []
 
     def _figures(self, trainer: L.Trainer, module: L.LightningModule) -> Iterator[tuple[str, Figure]]:
-        """Whatever can be drawn by what the training has."""
+        """The figures of the score, the schedule and the weighting, those for which the run has the callback."""
         if error := first(trainer, ScoreError):
             errors = error.errors(module)
             chosen = errors.sigmas[torch.linspace(1, len(errors.sigmas) - 1, 4).round().long()]

@@ -1,4 +1,4 @@
-"""Stop a run whose folder has become another process's."""
+"""Stop a run whose folder another process has taken over."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from ..block_callback import BlockCallback
 
 
 class LeaseGuard(BlockCallback):
-    """End the run with `LeaseLost` at the first block after it was taken over; a holder in doubt waits until it knows.
+    """End the run with `LeaseLost` at the first block after another process has taken it over.
 
-    A spawned rank has no lease, but its parent's numbers to look at; the parent keeps them alive.
+    A process that does not know whether it still holds the lease waits until it knows (`core/lease.py`). A spawned rank
+    has no lease; it reads the files of its parent's, which the parent keeps alive.
 
     Args:
-        lease: of the run.
+        lease: the run's.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -26,6 +27,7 @@ class LeaseGuard(BlockCallback):
         return {**self.__dict__, "lease": None}
 
     def on_train_batch_start(self, *_: object) -> None:
+        """Raise `LeaseLost` where another process has the run."""
         if self.lease:
             self.lease.demand()
         elif (last := holder(self.folder)) and last.pid != self.pid:

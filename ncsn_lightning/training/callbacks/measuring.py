@@ -1,4 +1,4 @@
-"""What callbacks that measure share: a module's score as it is measured, and a place for what they find."""
+"""What callbacks that measure have in common: the score that they measure, and a place for their results."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ Kind = TypeVar("Kind")
 
 
 class MeasuringCallback(L.Callback):
-    """A callback whose findings go into the metrics of the run's `summary.json`.
+    """A callback whose results go into the metrics of the run's `summary.json`.
 
     Attributes:
-        results: what was found, by name: numbers, or dictionaries of numbers.
+        results: numbers, or dictionaries of numbers, by name.
     """
 
     def __init__(self) -> None:
         self.results: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the results of an earlier training."""
         self.results = {}
 
 
 def first(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
-    """The trainer's first callback of a kind, if it has one."""
+    """The trainer's first callback of a class; None where it has none."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
@@ -42,7 +43,7 @@ def measured(module: L.LightningModule, *, on_cpu: bool = False) -> Iterator[Sco
 
     Args:
         module: has a property or method `score`.
-        on_cpu: use a copy on the processor where the module is elsewhere.
+        on_cpu: use a copy in the CPU's memory where the module is on another device.
     """
     if on_cpu and module.device.type != "cpu":
         module = copy.deepcopy(module).cpu()

@@ -1,4 +1,4 @@
-"""What keeps a training from being lost: `last.ckpt` by the clock, and when the process is asked to stop."""
+"""Save `last.ckpt` by the clock, and when the process is asked to stop, so that little of a training can be lost."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from ..internals import before_the_batch, set_rates
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.01
-"""Of a training's time that saving may take at most."""
+MAX_SHARE = 0.01
+"""The largest share of a training's time that saving may take."""
 
 
 class LastCheckpoint(Checkpoint, BlockCallback):
-    """Save `checkpoints/last.ckpt` every minute or so, and once a rank was asked to stop, which ends with `Preempted`.
+    """Save `checkpoints/last.ckpt` every minute or so, and when a rank is asked to stop; then raise `Preempted`.
 
-    The first rank's clock decides for all, and so does the signal of any. It happens between two optimiser steps,
-    before the next batch, when all of the last one has been logged; not between the parts of a step where gradients are
-    accumulated, because a checkpoint holds no gradients. What ends an epoch is saved after its validation, so that a
-    resumed run neither skips nor repeats one. A checkpoint callback is called after all others, the last of them last.
+    All ranks save together: when the first rank's clock says so, or when any rank has received a signal. They save
+    between two optimiser steps, before the next batch, when everything about the last one has been logged; where
+    gradients are accumulated not between the parts of a step, because a checkpoint holds no gradients. At the end of an
+    epoch they save after its validation, so that a resumed run neither skips nor repeats it. Lightning calls checkpoint
+    callbacks after all others, and this one must be the last of them.
 
     Args:
         folder: the run's folder.
@@ -45,33 +46,40 @@ class LastCheckpoint(Checkpoint, BlockCallback):
         self.listening = ExitStack()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.listening.enter_context(listening())  # a rank may be a process of its own, which no command has told to
+        """Listen to signals: a rank may be a process of its own, in which no command does."""
+        self.listening.enter_context(listening())
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Listen no longer."""
         self.listening.close()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, set the learning rates, and only note signals from here on: they are answered here."""
         self.due = time.monotonic() + self.first
         _follow_schedules(trainer)
         be_patient(True)
 
     def on_train_batch_start(self, trainer: Any, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save or stop before a batch, unless gradients are being accumulated."""
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
             with before_the_batch(trainer):
-                self._look(trainer)
+                self._save_or_stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._look(trainer)
+        """Save or stop after the validation that ends an epoch."""
+        self._save_or_stop(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let signals stop the process at once again: what follows can be done again."""
         be_patient(False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        be_patient(True)  # the summary is still to be written
+        """Note further signals only, because the summary is still to be written."""
+        be_patient(True)
         self.listening.close()
 
-    def _look(self, trainer: Any) -> None:
-        """Save where it is due or asked for, and stop where it is asked for."""
+    def _save_or_stop(self, trainer: Any) -> None:
+        """Save where a checkpoint is due or a rank was asked to stop; in the second case raise `Preempted`."""
         mine = asked()
         wanted = [SIGNALS.index(mine) + 1 if mine else 0, int(trainer.is_global_zero and time.monotonic() >= self.due)]
         if trainer.world_size > 1:
@@ -89,11 +97,11 @@ class LastCheckpoint(Checkpoint, BlockCallback):
         began = time.monotonic()
         trainer.save_checkpoint(self.path)
         now = time.monotonic()
-        self.due = now + max(self.every, (now - began) / SHARE)
+        self.due = now + max(self.every, (now - began) / MAX_SHARE)
 
 
 def _follow_schedules(trainer: Any) -> None:
-    """Set every rate that is a function of the step alone: a checkpoint has that of the length which it was to have."""
+    """Set each rate of a `LambdaLR` to its schedule's: one from a checkpoint may be of a training of another length."""
     for scheduler in [config.scheduler for config in trainer.lr_scheduler_configs]:
         if type(scheduler) is LambdaLR:
             set_rates(scheduler)

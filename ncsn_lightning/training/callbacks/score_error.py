@@ -1,4 +1,4 @@
-"""How wrong the score is at each noise level, against the exact one, at every validation."""
+"""The error of the score at each noise level, against the exact one, at every validation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .measuring import MeasuringCallback, measured
 
 
 class ScoreError(MeasuringCallback):
-    """Log E‖s_θ − s‖² / E‖s‖² per level and its mean, `score_error`, on a grid that no schedule changes.
+    """Log E‖s_θ − s‖² / E‖s‖² at each level, and its mean, `score_error`.
 
     Args:
-        test: the points and levels, the same at every validation.
+        test: the points and levels, which are the same at every validation and for every schedule.
     """
 
     @strict
@@ -25,7 +25,7 @@ class ScoreError(MeasuringCallback):
         self._latest: tuple[int, ScoreErrors] | None = None
 
     def errors(self, module: L.LightningModule) -> ScoreErrors:
-        """Errors of the module's score as it stands, measured once a step."""
+        """The errors of the module's score with its present weights, measured once for each step."""
         step = module.global_step
         if self._latest is None or self._latest[0] != step:
             with measured(module) as score:
@@ -33,10 +33,12 @@ class ScoreError(MeasuringCallback):
         return self._latest[1]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the results and the errors of another training's weights."""
         super().on_fit_start(trainer, pl_module)
-        self._latest = None  # of another training's weights
+        self._latest = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the error at each level and their mean."""
         errors = self.errors(pl_module)
         relative = {
             f"score_error/{sigma:.3g}": value
@@ -46,6 +48,7 @@ class ScoreError(MeasuringCallback):
         pl_module.log("score_error", errors.relative.mean().float(), prog_bar=True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the errors for the summary, and give the loggers a table of them."""
         errors = self.errors(pl_module)
         self.results["score_error"] = float(errors.relative.mean())
         self.results["score_error_per_level"] = errors.per_level

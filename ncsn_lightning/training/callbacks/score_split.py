@@ -23,16 +23,18 @@ class ScoreErrorParts(MeasuringCallback):
         self.split, self.every_n_epochs = split, every_n_epochs
 
     def shares(self, module: L.LightningModule) -> ScoreShares:
-        """The parts of the error of the module's score as it stands."""
+        """The parts of the error of the module's score with its present weights."""
         with measured(module, on_cpu=True) as score:
             return self.split(score)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the mean of each part, every `every_n_epochs` epochs."""
         if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             means = {f"score_error/{name}": value for name, value in self.shares(pl_module).means.items()}
             pl_module.log_dict({**means, "step": float(trainer.global_step)})
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the parts, per level and as means, for the summary."""
         shares = self.shares(pl_module)
         for name, value in shares.means.items():
             self.results[f"score_error_{name}"] = value
