@@ -38,7 +38,10 @@ RECIPE = [
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    [f"ncsn_lightning.{name}" for name in ("cli", "jobs", "evaluation", "report", "sweeps.running")]
+    [
+        f"ncsn_lightning.{name}"
+        for name in ("cli", "runs.lifecycle", "evaluation.commands", "report.command", "sweeps.running")
+    ]
 )
 
 

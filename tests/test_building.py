@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 import yaml
 from hydra.utils import get_object
 
@@ -58,6 +59,7 @@ def test_every_option_builds(option, configure, points, tmp_path, monkeypatch):
     job = lifecycle.build(config, overrides=[])
     if option.startswith("logger="):
         assert set(job.builder.build("logger")) == {option.removeprefix("logger="), "csv"}
+        wandb.finish()
     assert len(job.builder.build("schedule").sigmas) >= 1
     sigmas = job.data.levels.sample(8, 4)
     assert (sigmas > 0).all()
