@@ -1,9 +1,14 @@
 """Every configuration builds what it names, and every wrong value is refused in one line."""
 
 import inspect
+import os
+import random
 import re
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import wandb
@@ -395,3 +400,17 @@ def test_a_hash_is_never_taken_for_a_number():
 
 def test_conf_is_the_repositorys():
     assert Path(__file__).parents[1] / "conf" == CONF
+
+
+@pytest.mark.parametrize("wrong", [[], ["optimizer.lr=-1"]], ids=["right", "wrong"])
+def test_a_job_that_is_only_checked_leaves_the_process_as_it_was(wrong, configure):
+    def state():
+        numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        return *numbers, torch.get_num_threads(), dict(os.environ), [*warnings.filters]
+
+    config = configure("threads=2", "seed=5", *wrong)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    before = state()
+    with pytest.raises(Refusal) if wrong else nullcontext():
+        lifecycle.check(config, overrides=[], here=True)
+    assert state() == before

@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
+import random
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 import wandb
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -157,7 +162,24 @@ def check(config: dict[str, Any], *, overrides: list[str], here: bool) -> Job:
     """
     if not here:
         config = {**config, "trainer": {**config["trainer"], **EVERY_MACHINES}}
-    return build(config, overrides=overrides, in_sweep=True)
+    with _undisturbed():
+        return build(config, overrides=overrides, in_sweep=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Take back what a build does to the process: its seeds, its number of threads, the warnings that it filters."""
+    threads, environment = torch.get_num_threads(), os.environ.copy()
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_num_threads(threads)
+        for name in os.environ.keys() - environment.keys():  # the seed, which Lightning hands to further processes
+            del os.environ[name]
 
 
 def _seed(builder: Builder) -> None:
