@@ -293,6 +293,8 @@ def _exit(error: Exception) -> NoReturn:
 
 def _leave(line: str, *, quietly: bool = True) -> NoReturn:
     """End with a line on the error stream."""
+    if signals.has_stopped():  # whatever others have made of that
+        line = f"stopped; {signals.remedy()}"
     if signals.asked() and quietly and not is_first_rank():
         sys.exit(0)  # a rank that fails would take the first one with it, before that is done
     if (code := signals.exit_code()) == 1:

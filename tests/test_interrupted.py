@@ -17,6 +17,7 @@ from ncsn_lightning import BlockCallback
 from ncsn_lightning.config.plain import config_hash
 from ncsn_lightning.core.atomic_files import replacing, retried
 from ncsn_lightning.core.lease import holder, take
+from ncsn_lightning.core.signals import Stopped
 from ncsn_lightning.runs import lifecycle
 from ncsn_lightning.training.callbacks import LastCheckpoint
 from ncsn_lightning.training.checkpoints import latest_checkpoint, read_checkpoint
@@ -165,6 +166,29 @@ def test_ctrl_c_at_the_start_and_once_more(tmp_path):
     assert process.returncode == 130
     assert output.splitlines()[-1].endswith(f"go on with resume={folder}")
     finish(start(f"resume={folder}"))
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("ncsn_lightning.runs.lifecycle.broken_guidelines", "stopped; go on with"),
+        ("ncsn_lightning.plotting.plot_samples", "preempted by SIGTERM at step 10; go on with"),
+    ],
+    ids=["building", "drawing"],
+)
+def test_a_stop_of_which_an_import_makes_another_error(where, words, command, tmp_path, monkeypatch):
+    def importing(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped as stop:
+            raise ImportError("initialization failed") from stop
+
+    monkeypatch.setattr(where, importing)
+    drawing = ["callbacks.figures.every_n_steps=10", "callbacks.figures.num_samples=10", "~callbacks.score_split"]
+    assert command("train", *TINY[:-1], *drawing, "block_size=5", "hydra.run.dir=run") == [
+        f"{words} resume={tmp_path / 'run'}"
+    ]
+    assert summary(tmp_path / "run")["status"] == "preempted"
 
 
 def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path):

@@ -191,8 +191,8 @@ def abandons(action: Callable[[], None]) -> bool:
     try:
         check()
         action()
-    except Stopped:
-        if _listener.late or not patient:
+    except (Stopped, Exception):
+        if _listener.late or not patient or not _listener.stopping:
             raise
         _listener.stopping = False
         return True
@@ -206,6 +206,11 @@ def check() -> None:
     if _listener.came & {*ENDS}:
         _listener.stopping = True
         raise Stopped
+
+
+def has_stopped() -> bool:
+    """Whether `Stopped` was raised; an extension that was being imported, say, may have made another error of it."""
+    return _listener.pid == os.getpid() and _listener.stopping
 
 
 def asked() -> signal.Signals | None:
