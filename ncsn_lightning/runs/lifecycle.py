@@ -341,7 +341,9 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
 
 def _remark_on_bandwidth(points: Points) -> None:
     """Say how wide the kernels are beside the spacing of the points, and warn where they blur what the points show."""
-    said = f"the bandwidth is {points.bandwidth:.4g}; half of the points have a neighbour within {points.spacing:.4g}"
+    said = f"the bandwidth is {points.bandwidth:.4g}"
+    if math.isfinite(points.spacing):
+        said += f"; half of the points have a neighbour within {points.spacing:.4g}"
     if points.hides_structure:
         log.warning(
             "%s. It hides structure, and a small score error is then no merit: kernels a quarter as wide make a point "
