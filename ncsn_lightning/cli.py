@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -301,6 +302,7 @@ def _leave(line: str, *, quietly: bool = True) -> NoReturn:
         sys.exit(line)
     print(line, file=sys.stderr, flush=True)
     logging.shutdown()
+    _run_finalizers(0)  # of joblib's semaphores, of which its tracker would complain after the last line
     os._exit(code)  # what other packages do at the interpreter's end may take longer than a person waits
 
 
