@@ -308,13 +308,12 @@ def _leave(line: str, *, quietly: bool = True) -> NoReturn:
 
 @contextmanager
 def _knowing_the_place() -> Iterator[None]:
-    """Let whatever asks for the working folder have its name, also after somebody removed it."""
+    """Let whatever asks for the working folder have its name, also after somebody removed it; not before."""
     ask = os.getcwd
     try:
         place = ask()
     except FileNotFoundError:
-        yield
-        return
+        sys.exit("the working folder has been removed; go to another one, for example by cd ~")
 
     def answer() -> str:
         try:
@@ -383,9 +382,11 @@ class FoldersBefore(Callback):
 
     @classmethod
     def forget(cls, folder: Path) -> None:
-        """Remove a folder and the parents that this leaves empty, as far as they are new."""
+        """Remove a folder and the parents that this leaves empty, as far as they are new, and nobody else's."""
         if folder in cls.found or not cls.found or not is_first_rank():
             return
+        if (last := holder(folder)) and not (last.is_here() and last.pid == os.getpid()):
+            return  # whoever began at the same moment has it
         for handler in log_files():
             handler.close()
             logging.getLogger().removeHandler(handler)

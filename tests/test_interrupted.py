@@ -13,7 +13,7 @@ import pytest
 import torch
 from processes import assert_same_end, finish, fresh, kill, logged, start, wait_for
 
-from ncsn_lightning import BlockCallback
+from ncsn_lightning import BlockCallback, cli
 from ncsn_lightning.config.plain import config_hash
 from ncsn_lightning.core.atomic_files import replacing, retried
 from ncsn_lightning.core.lease import holder, take
@@ -209,6 +209,26 @@ def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path):
     kill(third)
 
 
+def test_whoever_is_refused_leaves_the_folder_of_one_that_began_at_the_same_moment(command, tmp_path, monkeypatch):
+    def too_late(folder, **options):
+        (folder / "lease").mkdir()
+        (folder / "lease/1.json").write_text('{"host": "elsewhere", "pid": 1}')
+        return take(folder, **options)
+
+    monkeypatch.setattr(cli, "take", too_late)
+    (line,) = command("train", *TINY, "hydra.run.dir=run")
+    assert line.startswith(f"hydra.run.dir={tmp_path / 'run'}: process 1 on elsewhere trains this run")
+    assert (tmp_path / "run/lease/1.json").exists()
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path, command, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    words = "the working folder has been removed; go to another one, for example by cd ~"
+    assert command("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}") == [words]
+
+
 def test_a_moved_run_keeps_its_best_checkpoint(train, tmp_path):
     folder = train("run", fails=60)
     best = folder / "checkpoints/best.ckpt"
@@ -276,11 +296,20 @@ def test_a_run_of_more_steps_has_a_folder_and_a_rate_of_its_own(command, tmp_pat
     assert line.startswith(f"hydra.run.dir={longer}: holds a run of another configuration")
 
 
-@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_one_of_several_processes_with_one_device_is_refused(rank, command, tmp_path, monkeypatch):
-    monkeypatch.setenv(rank, "1")
+RANKS = [
+    *({name: "1"} for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")),
+    {"RANK": "0", "WORLD_SIZE": "2"},
+    {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "7"},
+]
+
+
+@pytest.mark.parametrize("environment", RANKS)
+def test_one_of_several_processes_with_one_device_is_refused(environment, command, tmp_path, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     (line,) = command("train", *TINY, "hydra.run.dir=run")
-    assert line.startswith(f"trainer.devices=1: {rank}=1 says that this is one of several processes")
+    said = "SLURM_NTASKS=2" if "SLURM_NTASKS" in environment else "=".join([*environment.items()][-1])
+    assert line.startswith(f"trainer.devices=1: {said} says that this is one of several processes")
     assert "trainer=ddp trainer.devices=N" in line
 
 

@@ -254,10 +254,10 @@ def later_ranks() -> list[str]:
     return [f"{name}={os.environ[name]}" for name in names if os.environ.get(name, "0") != "0"]
 
 
-def started_by_torchrun() -> list[str]:
-    """What says that this is the first of several processes, each of which runs the command."""
-    several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    return [f"WORLD_SIZE={os.environ['WORLD_SIZE']}"] if several else []
+def started_by_others() -> list[str]:
+    """What says that torchrun or srun began this as the first of several processes, each of which runs the command."""
+    counts = [count for rank, count in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")) if rank in os.environ]
+    return [f"{count}={os.environ[count]}" for count in counts if os.environ.get(count, "1") != "1"]
 
 
 def _requeue() -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 
 from ..config.build import Builder
 from ..config.plain import nearest
-from ..core.signals import later_ranks, started_by_torchrun
+from ..core.signals import later_ranks, started_by_others
 from ..training.callbacks.progress import StepProgressBar
 from ..training.checkpoints import AtomicCheckpointIO
 from ..training.data import StreamingDataModule
@@ -76,6 +76,8 @@ def make_trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str,
     plugins = given if isinstance(given, list) else [given]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins = [*plugins, AtomicCheckpointIO()]
+    if options.get("devices") in (1, "1") and options.get("num_nodes", 1) == 1 and not _alone(builder):
+        return None  # with Lightning's words, which would be about Slurm
     trainer = builder.attempt(
         f"trainer, of {settings}: ",
         lambda: L.Trainer(
@@ -144,13 +146,20 @@ def _sound(builder: Builder, options: Any, data: Any) -> bool:
     return not any(line.startswith("trainer") for line in builder.refused)
 
 
-def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
-    data, ranks = parts["data"], trainer.num_nodes * trainer.num_devices
-    if ranks == 1 and (later := later_ranks() or started_by_torchrun()):
+def _alone(builder: Builder) -> bool:
+    """Whether this is the only process of the command, as far as the environment says; a refusal where it is not."""
+    if others := later_ranks() or started_by_others():
         builder.refuse(
-            f"trainer.devices=1: {', '.join(later)} says that this is one of several processes, each of which would "
+            f"trainer.devices=1: {', '.join(others)} says that this is one of several processes, each of which would "
             "train the whole run; use trainer=ddp trainer.devices=N for N processes, or start one"
         )
+    return not others
+
+
+def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
+    data, ranks = parts["data"], trainer.num_nodes * trainer.num_devices
+    if ranks == 1:
+        _alone(builder)
     if isinstance(data, StreamingDataModule):
         builder.attempt("", lambda: data.check_ranks(ranks))
     strategy = trainer.strategy
