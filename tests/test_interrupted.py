@@ -257,6 +257,24 @@ def test_a_run_is_named_by_its_folder_or_a_checkpoint(named, command, tmp_path):
     assert summary(tmp_path / "run")["status"] == "finished"
 
 
+def test_a_run_without_a_checkpoint_finds_its_file_from_anywhere_as_it_was(command, tmp_path, monkeypatch):
+    file, points = tmp_path / "p.csv", ["distribution=points", "distribution.path=p.csv", "distribution.bandwidth=1"]
+    file.write_text("1,2\n3,4\n")
+    assert command("train", *TINY, *points, "hydra.run.dir=run") == []
+    for path in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "summary.json"):  # as a kill at the start leaves it
+        (tmp_path / "run" / path).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file.write_text("1,2\n3,5\n")
+    words = f"distribution.path={file}: has changed since the run began; train anew"
+    assert command("train", "resume=../run") == [words]
+    file.write_text("1,2\n3,4\n")
+    assert command("train", "resume=../run") == []
+    file.write_text("1,2\n3,5\n")
+    (tmp_path / "run/summary.json").unlink()
+    assert command("train", "resume=../run") == []  # by the points of its checkpoint
+
+
 def test_a_checkpoint_alone_is_gone_on_with_in_a_folder_beside_it(command, tmp_path):
     assert command("train", *TINY, "hydra.run.dir=run") == []
     shutil.copy(tmp_path / "run/checkpoints/last.ckpt", tmp_path / "mine.ckpt")

@@ -26,7 +26,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from ..config.build import MODEL_TRUSTED, Builder, fill_automatic
-from ..config.plain import Refusal, config_hash, read_config, settings, write_config
+from ..config.plain import Refusal, changed_files, config_hash, read_config, settings, write_config
 from ..config.precheck import check_parts
 from ..core.atomic_files import remove_parts, replacing, shown
 from ..core.signals import is_first_rank, listening, training
@@ -224,10 +224,13 @@ def configuration_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The plain configuration of the run in a folder, wherever it was before, and its command line.
 
     Raises:
-        Refusal: there is neither a `config.yaml` nor a whole checkpoint.
+        Refusal: there is neither a `config.yaml` nor a whole checkpoint, or without one its file has changed.
     """
     if (folder / "config.yaml").is_file():
         config = read_config(folder, named=f"resume={folder}")
+        if (changed := changed_files(config)) and latest_checkpoint(folder)[0] is None:
+            raise Refusal("\n".join(f"{file}: has changed since the run began; train anew" for file in changed))
+        config.pop("digests", None)
     else:
         checkpoint, torn = latest_checkpoint(folder)
         if checkpoint is None:
