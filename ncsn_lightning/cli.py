@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -320,12 +321,15 @@ def _leave(line: str, *, quietly: bool = True) -> NoReturn:
         line: says what is wrong.
         quietly: whether a later rank that was asked to stop ends without an error.
     """
+    if signals.has_stopped():  # other code may have turned that exception into another one
+        line = f"stopped; {signals.remedy()}"
     if signals.asked() and quietly and not is_first_rank():
         sys.exit(0)  # if a rank failed, the launcher would kill the first one before it has saved
     if (code := signals.exit_code()) == 1:
         sys.exit(line)
     print(line, file=sys.stderr, flush=True)
     logging.shutdown()
+    _run_finalizers(0)  # joblib's, or its tracker of semaphores would complain after the last line
     os._exit(code)  # exit handlers of other packages may take longer than a person waits
 
 
@@ -336,8 +340,7 @@ def _remembering_working_folder() -> Iterator[None]:
     try:
         place = ask()
     except FileNotFoundError:
-        yield
-        return
+        sys.exit("the working folder has been removed; go to another one, for example by cd ~")
 
     def answer() -> str:
         try:
@@ -410,9 +413,11 @@ class FoldersBefore(Callback):
 
     @classmethod
     def forget(cls, folder: Path) -> None:
-        """Remove a folder that is new, and those of its parents that are new and empty then."""
+        """Remove a folder that is new and held by no other process, with its parents that are new and empty then."""
         if folder in cls.found or not cls.found or not is_first_rank():
             return
+        if (last := holder(folder)) and not (last.is_here() and last.pid == os.getpid()):
+            return  # whoever began at the same moment has it
         for handler in log_files():
             handler.close()
             logging.getLogger().removeHandler(handler)

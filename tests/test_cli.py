@@ -638,6 +638,16 @@ def test_quotes_mean_the_same_for_a_run_that_is_resumed(command):
         assert command("train", f"resume={value}") == [f"resume={value}: {words}"]
 
 
+def test_after_ctrl_c_nothing_follows_the_last_line():
+    code = (
+        "import signal; from joblib.externals.loky.backend.context import get_context; from ncsn_lightning import cli\n"
+        "lock = get_context('loky').Lock()\n"
+        "with cli.signals.listening(): cli.signals.note(signal.SIGINT); cli._leave('the last line')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "the last line\n")
+
+
 @pytest.mark.parametrize(
     ("argument", "meant"),
     [

@@ -13,10 +13,11 @@ import pytest
 import torch
 from processes import assert_same_end, finish, fresh, kill, logged, start, wait_for
 
-from ncsn_lightning import BlockCallback
+from ncsn_lightning import BlockCallback, cli
 from ncsn_lightning.config.plain import config_hash
 from ncsn_lightning.core.atomic_files import replacing, retried
 from ncsn_lightning.core.lease import holder, take
+from ncsn_lightning.core.signals import Stopped
 from ncsn_lightning.runs import lifecycle
 from ncsn_lightning.training.callbacks import LastCheckpoint
 from ncsn_lightning.training.checkpoints import latest_checkpoint, read_checkpoint
@@ -167,6 +168,29 @@ def test_ctrl_c_at_the_start_and_once_more(tmp_path):
     finish(start(f"resume={folder}"))
 
 
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("ncsn_lightning.runs.lifecycle.broken_guidelines", "stopped; go on with"),
+        ("ncsn_lightning.plotting.plot_samples", "preempted by SIGTERM at step 10; go on with"),
+    ],
+    ids=["building", "drawing"],
+)
+def test_a_stop_of_which_an_import_makes_another_error(where, words, command, tmp_path, monkeypatch):
+    def importing(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped as stop:
+            raise ImportError("initialization failed") from stop
+
+    monkeypatch.setattr(where, importing)
+    drawing = ["callbacks.figures.every_n_steps=10", "callbacks.figures.num_samples=10", "~callbacks.score_split"]
+    assert command("train", *TINY[:-1], *drawing, "block_size=5", "hydra.run.dir=run") == [
+        f"{words} resume={tmp_path / 'run'}"
+    ]
+    assert summary(tmp_path / "run")["status"] == "preempted"
+
+
 def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path):
     folder = tmp_path / "run"
     first = start(*fresh(folder), *LONG)
@@ -183,6 +207,26 @@ def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path):
     wait_for(lambda: "resuming from" in output_of(third), third)
     assert holder(folder).number == 2
     kill(third)
+
+
+def test_whoever_is_refused_leaves_the_folder_of_one_that_began_at_the_same_moment(command, tmp_path, monkeypatch):
+    def too_late(folder, **options):
+        (folder / "lease").mkdir()
+        (folder / "lease/1.json").write_text('{"host": "elsewhere", "pid": 1}')
+        return take(folder, **options)
+
+    monkeypatch.setattr(cli, "take", too_late)
+    (line,) = command("train", *TINY, "hydra.run.dir=run")
+    assert line.startswith(f"hydra.run.dir={tmp_path / 'run'}: process 1 on elsewhere trains this run")
+    assert (tmp_path / "run/lease/1.json").exists()
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path, command, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    words = "the working folder has been removed; go to another one, for example by cd ~"
+    assert command("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}") == [words]
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(train, tmp_path):
@@ -211,6 +255,24 @@ def test_a_run_is_named_by_its_folder_or_a_checkpoint(named, command, tmp_path):
     (tmp_path / "run/summary.json").unlink()
     assert command("train", named) == []
     assert summary(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_run_without_a_checkpoint_finds_its_file_from_anywhere_as_it_was(command, tmp_path, monkeypatch):
+    file, points = tmp_path / "p.csv", ["distribution=points", "distribution.path=p.csv", "distribution.bandwidth=1"]
+    file.write_text("1,2\n3,4\n")
+    assert command("train", *TINY, *points, "hydra.run.dir=run") == []
+    for path in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "summary.json"):  # as a kill at the start leaves it
+        (tmp_path / "run" / path).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file.write_text("1,2\n3,5\n")
+    words = f"distribution.path={file}: has changed since the run began; train anew"
+    assert command("train", "resume=../run") == [words]
+    file.write_text("1,2\n3,4\n")
+    assert command("train", "resume=../run") == []
+    file.write_text("1,2\n3,5\n")
+    (tmp_path / "run/summary.json").unlink()
+    assert command("train", "resume=../run") == []  # by the points of its checkpoint
 
 
 def test_a_checkpoint_alone_is_gone_on_with_in_a_folder_beside_it(command, tmp_path):
@@ -252,11 +314,20 @@ def test_a_run_of_more_steps_has_a_folder_and_a_rate_of_its_own(command, tmp_pat
     assert line.startswith(f"hydra.run.dir={longer}: holds a run of another configuration")
 
 
-@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_one_of_several_processes_with_one_device_is_refused(rank, command, tmp_path, monkeypatch):
-    monkeypatch.setenv(rank, "1")
+RANKS = [
+    *({name: "1"} for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")),
+    {"RANK": "0", "WORLD_SIZE": "2"},
+    {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "7"},
+]
+
+
+@pytest.mark.parametrize("environment", RANKS)
+def test_one_of_several_processes_with_one_device_is_refused(environment, command, tmp_path, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     (line,) = command("train", *TINY, "hydra.run.dir=run")
-    assert line.startswith(f"trainer.devices=1: {rank}=1 says that this is one of several processes")
+    said = "SLURM_NTASKS=2" if "SLURM_NTASKS" in environment else "=".join([*environment.items()][-1])
+    assert line.startswith(f"trainer.devices=1: {said} says that this is one of several processes")
     assert "trainer=ddp trainer.devices=N" in line
 
 

@@ -154,9 +154,19 @@ def _without_resolvers(cfg: DictConfig, node: Any, path: str) -> Any:
 
 
 def write_config(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write `config.yaml`, from which a run is resumed."""
+    """Write `config.yaml`, from which a run is resumed, wherever that happens: files are named by absolute paths."""
+    digests = {key: digest for key in FILES if (digest := _digest(config, key))}
+    groups = {key.partition(".")[0]: {**config[key.partition(".")[0]]} for key in digests}
+    for group, name in (key.split(".") for key in digests):
+        groups[group][name] = str(Path(groups[group][name]).expanduser().absolute())
     with replacing(folder / "config.yaml") as path:
-        OmegaConf.save(OmegaConf.create({**config, "overrides": overrides}), path)
+        OmegaConf.save(OmegaConf.create({**config, **groups, "digests": digests, "overrides": overrides}), path)
+
+
+def changed_files(config: dict[str, Any]) -> list[str]:
+    """The arguments of a `config.yaml` whose files have another content than when it was written."""
+    now = {key: _digest(config, key) for key in config.get("digests", {})}
+    return [f"{key}={value_at(config, key)}" for key, it in now.items() if it and it != config["digests"][key]]
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -205,8 +205,8 @@ def abandons(action: Callable[[], None]) -> bool:
     try:
         check()
         action()
-    except Stopped:
-        if _listener.late or not patient:
+    except (Stopped, Exception):
+        if _listener.late or not patient or not _listener.stopping:
             raise
         _listener.stopping = False
         return True
@@ -220,6 +220,11 @@ def check() -> None:
     if _listener.received & {*ENDS}:
         _listener.stopping = True
         raise Stopped
+
+
+def has_stopped() -> bool:
+    """Whether `Stopped` was raised; an extension that was being imported, say, may have made another error of it."""
+    return _listener.pid == os.getpid() and _listener.stopping
 
 
 def asked() -> signal.Signals | None:
@@ -263,10 +268,10 @@ def later_ranks() -> list[str]:
     return [f"{name}={os.environ[name]}" for name in names if os.environ.get(name, "0") != "0"]
 
 
-def started_by_torchrun() -> list[str]:
-    """The environment variable by which torchrun says that several processes run this command; empty for one."""
-    several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    return [f"WORLD_SIZE={os.environ['WORLD_SIZE']}"] if several else []
+def started_by_others() -> list[str]:
+    """The variables by which torchrun or srun say that several processes run this command; empty for one process."""
+    counts = [count for rank, count in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")) if rank in os.environ]
+    return [f"{count}={os.environ[count]}" for count in counts if os.environ.get(count, "1") != "1"]
 
 
 def _requeue() -> None:

@@ -170,7 +170,8 @@ def _checked(table: Table, path: str) -> Table:
     if values.size == 0:
         raise ValueError(f"path={path}: empty; give at least one row of two numbers")
     if values.ndim != 2 or values.shape[1] != 2:
-        remedy = f"columns=[…], of {', '.join(names) if names else '0, 1, …'}" if values.shape[1:] > (2,) else ""
+        known = ", ".join(name or str(place) for place, name in enumerate(names)) or "0, 1, …"
+        remedy = f"columns=[…], of {known}" if values.shape[1:] > (2,) else ""
         remedy = f", or choose two by {remedy}" if remedy else ""
         raise ValueError(f"path={path}: of the shape {list(values.shape)}; give N rows of two columns{remedy}")
     for wrong, what, remedy in (

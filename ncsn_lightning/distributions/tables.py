@@ -52,6 +52,10 @@ UNITS = re.compile(
 )
 
 
+LETTERED = re.compile(r"[NSEWO]\s*[0-9]{1,3}([.,][0-9]|\s*°).*|[OoIl][.,][0-9]+", re.I)
+"""A number that opens with a letter: north of something, or a zero or one that was read by eye; no name of a column."""
+
+
 class Unreadable(ValueError):  # noqa: N818  (it names what the table is)
     """A table that cannot be read, or that can be read in several ways.
 
@@ -312,7 +316,7 @@ class _Reading:
     def _rows(self, lines: list[str]) -> Iterator[list[str]]:
         """Yield the cells of every line that is neither blank nor a comment."""
         for self.line, line in enumerate(lines, start=1):
-            if not line.strip():
+            if not line.strip(f" \t\r\n{self.delimiter}"):  # spreadsheets write the delimiters of an empty row
                 continue
             if COMMENT.match(line):
                 self.comment = self._cells(COMMENT.sub("", line, count=1))
@@ -399,7 +403,7 @@ def _are_names(cells: list[str], places: Iterable[int]) -> bool:
 def _is_name(cell: str) -> bool:
     """Whether a cell starts like a name, with a letter after brackets, and is not a word for a missing number."""
     opening = cell.lstrip("_([{<$\\'")[:1]
-    return opening.isalpha() and cell.lower() not in WORDS
+    return opening.isalpha() and cell.lower() not in WORDS and not LETTERED.fullmatch(cell)
 
 
 def _without_numbers(table: Table, *, sure: bool) -> Table:
@@ -413,9 +417,11 @@ def _without_numbers(table: Table, *, sure: bool) -> Table:
 
 
 def _without_index(table: Table) -> Table:
-    """Drop the first column where it has no name and counts the rows, as pandas writes it."""
+    """Drop the first column where it has no name and counts the rows, as pandas and R write it."""
     values, names = table.values, table.names
-    if values.shape[1] < 3 or names[:1] != [""] or not np.array_equal(values[:, 0], np.arange(len(values))):
+    if values.shape[1] < 3 or names[0:1] not in ([""], ["Unnamed: 0"]) or not len(values):
+        return table
+    if values[0, 0] not in (0, 1) or not np.array_equal(values[:, 0] - values[0, 0], np.arange(len(values))):
         return table
     remark = "its first column, nameless, counts the rows and is left out"
     return Table(values[:, 1:], names[1:], [*table.remarks, remark])

@@ -13,7 +13,7 @@ from typing import Any
 from ..config.messages import log_error, one_line
 from ..config.plain import Refusal
 from ..core.lease import Lease, LeaseLost
-from ..core.signals import Preempted, Stopped
+from ..core.signals import Preempted, Stopped, has_stopped
 from .summary import Status, read_summary, write_summary
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def write_summary_on_failure(folder: Path, overrides: Sequence[str], lease: Leas
         log_error()
         now = read_summary(folder)
         if lease and not isinstance(error, SystemExit) and (not now or now == before):
-            status: Status = "preempted" if isinstance(error, Preempted | Stopped) else "failed"
+            status: Status = "preempted" if isinstance(error, Preempted | Stopped) or has_stopped() else "failed"
             facts = {key: before[key] for key in ("seed", "steps", "metrics") if key in before}
             seconds = time.perf_counter() - started + before.get("wall_time", 0.0)
             text = traceback.format_exc()

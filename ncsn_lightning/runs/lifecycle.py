@@ -31,7 +31,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from ..config.build import MODEL_TRUSTED, Builder, fill_automatic
-from ..config.plain import Refusal, config_hash, read_config, settings, write_config
+from ..config.plain import Refusal, changed_files, config_hash, read_config, settings, write_config
 from ..config.precheck import check_parts
 from ..core.atomic_files import remove_parts, replacing, shown
 from ..core.signals import is_first_rank, listening, training
@@ -251,10 +251,13 @@ def configuration_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The plain configuration of the run in a folder and its command line; the folder may have been moved.
 
     Raises:
-        Refusal: there is neither a `config.yaml` nor a whole checkpoint.
+        Refusal: there is neither a `config.yaml` nor a whole checkpoint, or without one its file has changed.
     """
     if (folder / "config.yaml").is_file():
         config = read_config(folder, named=f"resume={folder}")
+        if (changed := changed_files(config)) and latest_checkpoint(folder)[0] is None:
+            raise Refusal("\n".join(f"{file}: has changed since the run began; train anew" for file in changed))
+        config.pop("digests", None)
     else:
         checkpoint, torn = latest_checkpoint(folder)
         if checkpoint is None:
@@ -368,7 +371,9 @@ def fit(job: Job, *, checkpoint: Checkpoint | None = None) -> float:
 
 def _remark_on_bandwidth(points: Points) -> None:
     """Log the bandwidth of the kernels beside the spacing of the points; warn where it hides structure."""
-    said = f"the bandwidth is {points.bandwidth:.4g}; half of the points have a neighbour within {points.spacing:.4g}"
+    said = f"the bandwidth is {points.bandwidth:.4g}"
+    if math.isfinite(points.spacing):
+        said += f"; half of the points have a neighbour within {points.spacing:.4g}"
     if points.hides_structure:
         log.warning(
             "%s. It hides structure, and a small score error is then no merit: kernels a quarter as wide make a point "

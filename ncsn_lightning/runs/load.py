@@ -50,9 +50,10 @@ class Run:
 
     def __repr__(self) -> str:
         """One line: target, score and network, how long they were trained, sampler and ladder."""
-        network = getattr(self.score, "network", None)
-        names = [type(part).__name__ for part in (self.distribution, self.score, network) if part is not None]
-        weights = sum(parameter.numel() for parameter in getattr(self.score, "parameters", tuple)())
+        score: Any = self.module.score  # about the mean of the target; `self.score` wraps it
+        network = getattr(score, "network", None)
+        names = [type(part).__name__ for part in (self.distribution, score, network) if part is not None]
+        weights = sum(parameter.numel() for parameter in getattr(score, "parameters", tuple)())
         return (
             f"Run({' '.join(names)}, {weights} weights, {self.steps} steps, seed {self.config.get('seed')}; "
             f"{type(self.sampler).__name__} on {self.schedule})"

@@ -11,7 +11,7 @@ import lightning as L
 from torch import Tensor
 
 from ..core.lease import LeaseLost
-from ..core.signals import Preempted, Stopped
+from ..core.signals import Preempted, Stopped, has_stopped
 from ..training.callbacks.divergence import Diverged
 from ..training.callbacks.measuring import MeasuringCallback
 from ..training.internals import raised_in_rank
@@ -126,7 +126,8 @@ def status_of(exception: BaseException) -> Status:
     """The status of a run that an exception ended; `preempted` means that it was asked to stop."""
     if isinstance(exception, Diverged):
         return "diverged"
-    return "preempted" if isinstance(exception, Preempted | Stopped | KeyboardInterrupt) else "failed"
+    stopped = isinstance(exception, Preempted | Stopped | KeyboardInterrupt) or has_stopped()
+    return "preempted" if stopped else "failed"
 
 
 ENDS_OF_RANKS = (Diverged, Preempted, LeaseLost)

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 
 from ..config.build import Builder
 from ..config.plain import nearest
-from ..core.signals import later_ranks, started_by_torchrun
+from ..core.signals import later_ranks, started_by_others
 from ..training.callbacks.progress import StepProgressBar
 from ..training.checkpoints import AtomicCheckpointIO
 from ..training.data import StreamingDataModule
@@ -67,6 +67,8 @@ def make_trainer(builder: Builder, callbacks: list[L.Callback], parts: dict[str,
         options = _without_bar(options, callbacks)
     if sum(isinstance(callback, ProgressBar) for callback in callbacks) > 1:  # the user has another one
         callbacks = [callback for callback in callbacks if not isinstance(callback, StepProgressBar)]
+    if options.get("devices") in (1, "1") and options.get("num_nodes", 1) == 1 and not _alone(builder):
+        return None  # Lightning's own message would be about Slurm
     trainer = builder.attempt(
         f"trainer, of {settings}: ",
         lambda: L.Trainer(
@@ -152,14 +154,21 @@ def _check_options(builder: Builder, options: Any, data: Any) -> bool:
     return not any(line.startswith("trainer") for line in builder.refused)
 
 
+def _alone(builder: Builder) -> bool:
+    """Whether this process alone runs the command, as far as the environment says; refuses the trainer if not."""
+    if others := later_ranks() or started_by_others():
+        builder.refuse(
+            f"trainer.devices=1: {', '.join(others)} says that this is one of several processes, each of which would "
+            "train the whole run; use trainer=ddp trainer.devices=N for N processes, or start one"
+        )
+    return not others
+
+
 def _check_ranks(builder: Builder, trainer: L.Trainer, parts: dict[str, Any], *, in_sweep: bool) -> None:
     """Refuse numbers of ranks that do not fit the data, the environment, or the way in which ranks are started."""
     data, ranks = parts["data"], trainer.num_nodes * trainer.num_devices
-    if ranks == 1 and (later := later_ranks() or started_by_torchrun()):
-        builder.refuse(
-            f"trainer.devices=1: {', '.join(later)} says that this is one of several processes, each of which would "
-            "train the whole run; use trainer=ddp trainer.devices=N for N processes, or start one"
-        )
+    if ranks == 1:
+        _alone(builder)
     if isinstance(data, StreamingDataModule):
         builder.attempt("", lambda: data.check_ranks(ranks))
     strategy = trainer.strategy
