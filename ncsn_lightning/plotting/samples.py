@@ -16,7 +16,13 @@ COMPANY = 10
 """Samples of the target in a cell of the histogram, where an average one of them lies."""
 
 FEW = 2000
-"""Samples up to which each is drawn over the histogram."""
+"""Samples up to which each is drawn over the histogram, where that still shows between them."""
+
+COVER = 1.0
+"""Area of the points in a cell, where an average sample lies, at most, as a share of the cell; they overlap in part."""
+
+POINTS_WIDE = 280
+"""The longer side of a panel in points of type, about."""
 
 RESOLUTION = 200
 COARSEST = 12
@@ -27,8 +33,8 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     r"""The exact density p_σ and a histogram of the samples, in one frame and on one colour scale.
 
     The scale is a square root, so that faint structure shows, and ends at the exact density's maximum. The cells of the
-    histogram are as fine as the samples allow; up to 2000 samples are drawn as points on top. The contours enclose 50,
-    90 and 99 % of p_σ.
+    histogram are as fine as the samples allow; up to 2000 samples are drawn as points on top, unless these would hide
+    it. The contours enclose 50, 90 and 99 % of p_σ.
 
     Arguments:
         samples: `[n, 2]`, data units; rows that are not finite are left out and counted in the title.
@@ -38,7 +44,8 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     points, note = visible(samples, frame)
     figure, ((left, right),) = plane_figure(frame, rows=1, columns=2, extra=0.75 if note else 0.55)
     exact = np.exp(numpy(density_grid(target, frame, sigma=sigma, resolution=RESOLUTION).log_prob))
-    drawn = _histogram(points, len(samples), frame, _cells(exact, len(samples), frame))
+    cells = _cells(exact, len(samples), frame)
+    drawn = _histogram(points, len(samples), frame, cells)
     norm = PowerNorm(0.5, vmin=0, vmax=exact.max())
     left.imshow(exact, extent=frame, cmap=DENSITY_MAP, norm=norm, interpolation="bilinear")
     right.imshow(drawn, extent=frame, cmap=DENSITY_MAP, norm=norm, interpolation="nearest")
@@ -47,8 +54,8 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     figure.colorbar(bar, ax=[left, right], label="density (1 / data units²)", aspect=30, pad=0.015, extend=extend)
     left.set_title("exact density" + (f" at $\\sigma$ = {sigma:.3g}" if sigma else "") + ", square-root scale")
     draw_contours(right, target, frame, sigma=sigma)
-    if len(samples) <= FEW:
-        area = float(np.clip(2500 / max(len(points), 1), 5, 14))
+    area = float(np.clip(2500 / max(len(points), 1), 5, 14))
+    if len(samples) <= FEW and COMPANY * area <= COVER * (POINTS_WIDE / cells) ** 2:
         right.scatter(points[:, 0], points[:, 1], s=area, color=ORANGE, edgecolors="white", linewidths=0.4, zorder=3)
     right.set_title(f"{count(len(samples))} samples; {CONTOURS}" + (f"\n{note}" if note else ""), fontsize="medium")
     return figure
