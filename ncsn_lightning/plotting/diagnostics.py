@@ -15,7 +15,6 @@ from .style import (
     BLACK,
     BLUE,
     GREEN,
-    GREY,
     LINES,
     ORANGE,
     PALE,

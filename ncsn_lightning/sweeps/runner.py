@@ -164,6 +164,7 @@ class Rounds:
         total: how many there will be.
         names: their hashes, round by round; whoever asks for a round has run the one before.
         well: states in which they may end.
+        whole: whether the sample is all of them; that of a search shows what its parameters can do.
     """
 
     opening: str
@@ -171,6 +172,7 @@ class Rounds:
     total: int
     names: Iterator[list[str]]
     well: tuple[State, ...] = ("finished",)
+    whole: bool = True
 
 
 def grid(jobs: list[Planned], runner: JobRunner, record: Record, *, retry_failed: bool) -> Rounds:

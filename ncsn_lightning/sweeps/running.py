@@ -127,7 +127,7 @@ def run_sweep(
         rounds = grid(planner.span(arguments), runner, record, retry_failed=config.retry_failed)
     else:
         rounds = _search(arguments, config, planner, runner, record, say)
-    idle = _check(rounds.sample, folder, here=where in HERE)
+    idle = _check(rounds.sample, folder, here=where in HERE, whole=rounds.whole)
     folder.mkdir(parents=True, exist_ok=True)
     signals.remember(f"go on from here with: {_command()}")
     say(f"sweep {folder.name if named else title(planner.swept(arguments)) or folder.name}: {rounds.opening}; {folder}")
@@ -184,7 +184,7 @@ def _demand_place(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
-def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
+def _check(jobs: list[Planned], folder: Path, *, here: bool, whole: bool = True) -> list[str]:
     """Build the objects of all jobs once, for what is wrong with any of them is said before one begins.
 
     Of jobs that differ in their seeds alone, one is built, and one with each seed.
@@ -219,7 +219,7 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
             lines |= dict.fromkeys(str(refusal).splitlines())
     if lines:
         raise Refusal("\n".join(lines))
-    return idle_lines(jobs, lambda job: prints[_kind(job)])
+    return idle_lines(jobs, lambda job: prints[_kind(job)], whole=whole)
 
 
 def _kind(job: Planned) -> str:

@@ -76,9 +76,9 @@ class Search:
         trials = self._add(self.journal.trials())
         done = sum(trial.state.is_finished() for trial in trials)
         opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
-        sample = self._corners() if done < self.n_trials else []
+        sample = self._sample() if done < self.n_trials else []
         total = max(self.n_trials, len(trials)) * self.seeds
-        return Rounds(opening, sample, total, self._names(record, say), well=("finished", "diverged"))
+        return Rounds(opening, sample, total, self._names(record, say), well=("finished", "diverged"), whole=False)
 
     def jobs(self, trial: FrozenTrial) -> list[Planned]:
         """Those of a trial, one a seed."""
@@ -86,12 +86,14 @@ class Search:
             self._jobs[trial.number] = self._at({key: text(value) for key, value in trial.params.items()})
         return self._jobs[trial.number]
 
-    def _corners(self) -> list[Planned]:
-        """Jobs in which every parameter takes both its ends, or all its choices."""
+    def _sample(self) -> list[Planned]:
+        """Jobs in which every parameter takes both its ends, or all its choices; and beside each, by another value of
+        one parameter alone, those that show whether it makes a difference."""
         values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
         longest = max(map(len, values.values()))
-        points = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
-        return [job for point in points for job in self._at(point)]
+        corners = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
+        beside = [{**corner, key: _other(found, corner[key])} for corner in corners for key, found in values.items()]
+        return [job for point in corners for job in self._at(point)] + [self._at(point)[0] for point in beside]
 
     def _at(self, point: dict[str, str]) -> list[Planned]:
         overrides = [[f"{key}={point[key]}"] if key in point else choices(o) for key, o in self.overrides.items()]
@@ -153,6 +155,11 @@ class Search:
         failed = any(job.state == "failed" for job in jobs)
         study.tell(trial.number, state=TrialState.FAIL if failed else TrialState.PRUNED)
         return f"{'failed' if failed else 'diverged'} at {_label(trial)}"
+
+
+def _other(values: list[str], value: str) -> str:
+    """The one after `value`, in a circle."""
+    return values[(values.index(value) + 1) % len(values)]
 
 
 def _label(trial: FrozenTrial) -> str:
