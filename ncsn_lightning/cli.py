@@ -26,7 +26,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config.help import help_text
 from .config.messages import FULL, log_files, one_line
-from .config.overrides import as_text, check_launcher, check_no_sweep, expand_home, refused_overrides
+from .config.overrides import (
+    as_text,
+    check_launcher,
+    check_no_sweep,
+    expand_home,
+    options_first,
+    refused_overrides,
+    refused_settings,
+)
 from .config.plain import Refusal, config_folder, config_hash, packages, plain, read_config, write_config
 from .core import signals
 from .core.lease import STALE, WATCH, Holder, Lease, holder, take
@@ -261,9 +269,8 @@ def _run(command: str, task: Task) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(quiet)
 
     def checked() -> None:
-        arguments = map(expand_home, sys.argv[1:])
-        # Hydra's argparse reads no option that follows an override.
-        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+        FoldersBefore.found = set()
+        sys.argv[1:] = options_first([expand_home(argument) for argument in sys.argv[1:]])
         check_launcher(sys.argv[1:])
         check_no_sweep(command, sys.argv[1:])
         main()
@@ -304,9 +311,12 @@ def _carry_out(command: str, action: Callable[[], Any]) -> None:
         _leave(f"stopped; {signals.remedy()}")
     except Refusal as error:
         _leave(str(error))
-    except (HydraException, ValueError) as error:
-        _leave("\n".join(refused_overrides(command, sys.argv[1:])) or one_line(error))
     except Exception as error:
+        if isinstance(error, HydraException | ValueError) and (lines := refused_overrides(command, sys.argv[1:])):
+            _leave("\n".join(lines))
+        if line := refused_settings(error, sys.argv[1:]):
+            FoldersBefore.forget(FoldersBefore.folder)
+            _leave(line)
         _exit(error)
 
 
@@ -397,6 +407,7 @@ class FoldersBefore(Callback):
     """
 
     found: ClassVar[set[Path]] = set()
+    folder: ClassVar[Path] = Path()
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Note the folders that exist, and expand a `~` in the name of the run's folder, before Hydra makes it."""
@@ -409,6 +420,7 @@ class FoldersBefore(Callback):
         if given.startswith("~"):  # Hydra would make a folder of that name
             with read_write(config.hydra):
                 config.hydra.run.dir = str(folder)
+        FoldersBefore.folder = folder
         FoldersBefore.found = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
 
     @classmethod

@@ -100,6 +100,24 @@ WITHOUT_TORCH = {
     "train -m hydra/launcher=joblib hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs=0: give a number of processes, or",
     "train -m hydra/launcher=joblib hydra.launcher.n_jobs=x": "hydra.launcher.n_jobs=x: Value 'x' of type 'str' could",
     "train -m seed=1,2 hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0: give a whole number of at least 1, or null",
+    "train n_jobs=0": "n_jobs=0: no such key; did you mean hydra.sweeper.n_jobs?",
+    "train -m hydra.sweeper.n_trial=3": "hydra.sweeper.n_trial=3: no such key; did you mean hydra.sweeper.n_trials?",
+    "train hydra.rund.dir=x": "hydra.rund.dir=x: no such key; did you mean hydra.run.dir?",
+    "train hydra.run={a:1}": "hydra.run={a:1}: no such key hydra.run.a; choose one of dir",
+    "train hydra.verbose={a:1}": "hydra.verbose={a:1}: Hydra cannot begin with this (AssertionError); give another va",
+    "train -m seed=1,2 hydra.launcher=3": "hydra.launcher=3: Hydra cannot begin with this (TypeError: ",
+    "train -m seed=1 hydra.sweeper.params=3": "hydra.sweeper.params=3: Hydra cannot begin with this (",
+    "train hydra.job_logging.root.level=x": "hydra.job_logging.root.level=x: Hydra cannot begin with this (Unable to",
+    "train seed=1 --config-dir": "--config-dir: lacks its value; give --config-dir=…",
+    "train seed=1 -cd": "-cd: lacks its value; give --config-dir=…",
+    "train --config-dir=/nowhere seed=1": "--config-dir=/nowhere: no such folder; give one with options of your own",
+    "train seed=1 --config-dir /nowhere sed=2": "--config-dir=/nowhere: no such folder; give one with options of",
+    "train seed=1 --config-dir=. sed=2": "ConfigCompositionException: Could not override 'sed'. To append",
+    "train --multi-run seed=1,2": "--multi-run: no such option; did you mean --multirun?",
+    "train -x": "-x: no such option; choose one of --cfg, --config-dir, ",
+    "train --cfg=nope": "--cfg=nope: choose one of job, hydra, all",
+    "sample run=x --nope": "--nope: no such option; ",
+    "train sed=2 --multi seed=1,2": "sed=2: no such key; did you mean seed?",
     "sample run=x n=10,20": "n=10,20: several values; call it once for each value, with an out=… of its own",
     "sample run=x n=10,20 -m": "-m: ncsn-sample sweeps over nothing; call it once for each value, with an out=… of its",
     "evaluate --multirun run=x": "--multirun: ncsn-evaluate sweeps over nothing; call it once for each value",
@@ -167,14 +185,14 @@ def test_help_and_unknown_names_are_answered_at_once(tmp_path):
 
 
 WITHOUT_LIGHTNING = {
-    "train optimizer.lr=-1": "optimizer, of lr=-1, betas=[0.9, 0.999], weight_decay=0.0, fused=True: Invalid",
+    "train optimizer.lr=-1": "optimizer.lr=-1: Invalid learning rate: -1; give another value",
     "train schedule.sigma_min=3 schedule.sigma_max=1 seed=2 logger=csv": "schedule.sigma_min=3 must be smaller than",
     "train network.hidden_dims=[0] weighting=sigma_power weighting.power=x": (
         "weighting.power='x': should be a valid number\nnetwork.hidden_dims[0]=0: should be greater than or equal to 1"
     ),
     "train sampler.step_ratio=-1 trainer.max_steps=10": "sampler.step_ratio=-1: should be greater than 0",
     "train distribution=moons distribution.noise=-1": "distribution.noise=-1: ",
-    "train -m optimizer.lr=-1,0.1 seed=0,1": "optimizer, of lr=-1",
+    "train -m optimizer.lr=-1,0.1 seed=0,1": "optimizer.lr=-1: Invalid",
     "train -m schedule.num_levels=0,1,9": "schedule.num_levels=0: should be greater than or equal to 2\nschedule.",
 }
 

@@ -21,7 +21,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 from torch import Tensor
 
-from ncsn_lightning import Checkerboard
+from ncsn_lightning import Checkerboard, TwoGaussians
 from ncsn_lightning.distributions.base import Distribution
 from ncsn_lightning.plotting import (
     Bar,
@@ -48,7 +48,7 @@ from ncsn_lightning.plotting import (
     rendered,
 )
 from ncsn_lightning.plotting.samples import SAMPLES_PER_CELL
-from ncsn_lightning.plotting.space import density_grid, mass_levels, pixel_sigma
+from ncsn_lightning.plotting.space import density_grid, frame_axes, mass_levels, pixel_sigma
 
 STD = 0.5
 MEAN = (3.0, -1.0)
@@ -165,6 +165,20 @@ def test_limits_hold_the_target_at_any_place_and_extent(target: Gaussian) -> Non
     assert limits(target, 2.0).width / frame.width == pytest.approx(math.hypot(STD, 2) / STD, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("frame", "most"),
+    [(Limits(-2.5, 2.5, -2, 2), 6), (Limits(8.53, 8.55, 47.36, 47.38), 4), (Limits(3e5, 3e5 + 7, 5.4e6, 5.4e6 + 9), 4)],
+)
+def test_coordinates_of_many_digits_have_few_ticks(frame: Limits, most: int) -> None:
+    axes = Figure().add_subplot()
+    frame_axes(axes, frame)
+    for ticks, low, high in (
+        (axes.get_xticks(), frame.left, frame.right),
+        (axes.get_yticks(), frame.bottom, frame.top),
+    ):
+        assert 2 <= sum(low <= tick <= high for tick in ticks) <= most
+
+
 def test_contour_levels_are_the_closed_form(target: Gaussian) -> None:
     """The region of a plane Gaussian that holds the share m ends at density (1 − m) / (2πv)."""
     for mass in (0.99, 0.9, 0.5):
@@ -205,6 +219,15 @@ def test_the_histogram_of_samples_is_a_density_on_the_exact_ones_scale(target: G
     ]  # 1 / (2π STD²), of at least SAMPLES_PER_CELL samples
     assert at_the_mean == pytest.approx(1 / (2 * math.pi * STD**2), rel=4 / math.sqrt(SAMPLES_PER_CELL))
     assert any(type(artist) is PathCollection for artist in right.collections) == drawn
+
+
+def test_points_never_hide_the_histogram() -> None:
+    """Two far modes fill a small part of the frame, where 2000 points would be two spots; 500 are not."""
+    target = TwoGaussians()
+    for n, drawn in {500: True, 2000: False}.items():
+        x = target.sample(n, generator=torch.Generator().manual_seed(2))
+        right = spatial(plot_samples(target, x))[1]
+        assert any(type(artist) is PathCollection for artist in right.collections) == drawn
 
 
 def test_samples_that_pile_up_end_above_the_scale(target: Gaussian) -> None:
@@ -301,6 +324,9 @@ def test_score_field_of_the_truth_itself(target: Gaussian) -> None:
     png(figure)
 
 
+ZERO = "no better than the zero score"
+
+
 def test_score_error_draws_its_numbers_and_their_mean() -> None:
     sigmas, error = torch.tensor([2.0, 0.5, 0.01]), torch.tensor([0.01, math.nan, 0.03])
     figure = plot_score_error(sigmas, error, others={"other": torch.tensor([2.0, 4.0, 6.0])})
@@ -310,9 +336,8 @@ def test_score_error_draws_its_numbers_and_their_mean() -> None:
     np.testing.assert_allclose(first.get_ydata(), [0.03, math.nan, 0.01], rtol=1e-6)
     np.testing.assert_allclose(second.get_ydata(), [6.0, 4.0, 2.0])
     assert set(np.asarray(one.get_ydata())) == {1.0}
-    assert "no better than the zero score" in texts(axes)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["model: mean 0.02 (1 of 3 levels not finite)", "other: mean 4"]
+    assert labels == ["model: mean 0.02 (1 of 3 levels not finite)", "other: mean 4", ZERO]
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert axes.get_ylim()[0] < 0.01
     assert axes.get_ylim()[1] > 6
@@ -324,7 +349,11 @@ def test_score_error_has_bars_of_two_standard_errors() -> None:
     (bars,) = axes.containers
     assert bars.lines[2][0].get_segments()[0][:, 1] == pytest.approx([0.008, 0.012])
     assert bars.lines[2][0].get_segments()[1][:, 1] == pytest.approx([0.026, 0.034])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["model: mean 0.02", "± 2 standard errors"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "model: mean 0.02",
+        ZERO,
+        "± 2 standard errors",
+    ]
 
 
 @pytest.mark.parametrize("value", [math.nan, 0.0])
@@ -414,6 +443,17 @@ def test_schedule_draws_the_effective_weight() -> None:
     product = (grid * density).numpy()
     np.testing.assert_allclose(drawn[r"$\lambda(\sigma)\,\times$ density"], product / product.max(), rtol=1e-5)
     np.testing.assert_allclose(drawn[r"$\lambda(\sigma)$"], grid.numpy(), rtol=1e-6)
+
+
+def test_a_density_that_ends_is_no_line_down_to_nothing() -> None:
+    """Rounding may leave the ladder's first level outside the range of the density."""
+    grid = torch.logspace(0, -2, 11)
+    density = torch.ones(11).index_fill(0, torch.tensor([0]), 0.0)
+    _, right = plot_schedule(grid, sigma_grid=grid, weight=grid, density=density).axes
+    drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in right.get_lines()}
+    for label in (r"$\lambda(\sigma)\,\times$ density", r"density of $\ln\sigma$"):
+        assert math.isnan(drawn[label][0])
+        assert drawn[label][1] == pytest.approx(1)
 
 
 def test_schedule_of_a_ladder_draws_stems() -> None:

@@ -177,7 +177,7 @@ class Builder:
         try:
             return action()
         except _refusals() as error:
-            self.refuse(f"{label}{_first_line(error)}")
+            self.refuse(f"{label}{first_line(error)}")
             return None
 
     @property
@@ -224,7 +224,7 @@ class Builder:
             self.refuse(f"{path}: missing; give {path}=…")
             return _BROKEN
         except OmegaConfBaseException as error:
-            self.refuse(f"{path}: {_first_line(error)}")
+            self.refuse(f"{path}: {first_line(error)}")
             return _BROKEN
         if node is _BROKEN:
             self.refuse(f"{path}: missing, yet needed; leave it in")
@@ -259,7 +259,7 @@ class Builder:
                     self.refuse(_explain(self._origin(f"{path}.{argument}"), items))
         except _refusals() as error:
             if not broken:
-                self.refuse(self._relabel(_first_line(error), arguments, path))
+                self.refuse(self._relabel(first_line(error), arguments, path))
         return _BROKEN
 
     def _unknown_arguments(self, target: Any, arguments: dict[str, Any], path: str) -> bool:
@@ -277,9 +277,9 @@ class Builder:
     def _partial(self, target: Any, arguments: dict[str, Any], path: str) -> Any:
         """A function to be called later; an argument whose default is a number must be a number too."""
         defaults = {key: parameter.default for key, parameter in inspect.signature(target).parameters.items()}
-        wrong = [key for key, value in arguments.items() if _is_number(defaults.get(key)) and not _is_number(value)]
-        for key in wrong:
-            self.refuse(f"{self._origin(f'{path}.{key}')}={_short(arguments[key])}: should be a finite number")
+        wishes = {key: _wish(defaults.get(key), value) for key, value in arguments.items()}
+        for key in (wrong := [key for key, wish in wishes.items() if wish]):
+            self.refuse(f"{self._origin(f'{path}.{key}')}={_short(arguments[key])}: {wishes[key]}")
         return _BROKEN if wrong or _is_broken(arguments) else functools.partial(target, **arguments)
 
     def _relabel(self, message: str, arguments: dict[str, Any], path: str) -> str:
@@ -303,7 +303,7 @@ class Builder:
             if now := present_name(str(name)):
                 self.moved[label] = now
             else:
-                self.refuse(f"{label}: {_first_line(error)}; {_remedy(str(name), error)}")
+                self.refuse(f"{label}: {first_line(error)}; {_remedy(str(name), error)}")
             return _BROKEN
         if self.trust is not None and not (
             isinstance(target, type)
@@ -330,6 +330,18 @@ def _is_broken(value: Any) -> bool:
     """Whether an argument is broken or contains a broken one."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return value is _BROKEN or any(map(_is_broken, parts))
+
+
+def _wish(default: Any, value: Any) -> str:
+    """What a value should be, judged by the default in whose place it comes; empty where it is that."""
+    if _is_broken(value):
+        return ""
+    if _is_number(default):
+        return "" if _is_number(value) else "should be a finite number"
+    if isinstance(default, tuple) and all(map(_is_number, default)):
+        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value))
+        return "" if fits else f"give {len(default)} numbers, such as {list(default)}"
+    return ""
 
 
 def _is_number(value: Any) -> bool:
@@ -361,7 +373,8 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:57]}…"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 

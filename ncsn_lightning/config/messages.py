@@ -35,7 +35,8 @@ def one_line(error: BaseException) -> str:
     for_users = isinstance(error, ValueError | OSError) and (not notes or _raised_here(error))
     if line and (for_users or type(error).__module__.startswith("ncsn_lightning.")):
         return line
-    return "; ".join([f"{type(error).__name__}: {line}", *notes])
+    name = type(error).__name__
+    return "; ".join([f"{name}: {line}" if line else name, *notes])
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -20,6 +21,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
+from .messages import one_line
 from .plain import Refusal, config_folder, nearest
 
 LAUNCHERS = {
@@ -30,6 +32,26 @@ LAUNCHERS = {
     "ray": ("ray", "ray"),
 }
 """Hydra's launchers, each with the plugin that it needs and the extra of this package that installs the plugin."""
+
+WITH_VALUE = {
+    "--config-dir": "-cd",
+    "--config-path": "-cp",
+    "--config-name": "-cn",
+    "--cfg": "-c",
+    "--package": "-p",
+    "--experimental-rerun": "",
+}
+ALONE = {
+    "--multirun": "-m",
+    "--run": "-r",
+    "--resolve": "",
+    "--help": "-h",
+    "--hydra-help": "",
+    "--version": "",
+    "--shell-completion": "-sc",
+    "--info": "-i",
+}
+"""Hydra's own options and their short names: those that a value belongs to, and the others."""
 
 SWEEPING = ("-m", "--m", "hydra.mode=M")
 """Beginnings of the arguments that ask for a sweep."""
@@ -59,6 +81,41 @@ def expand_home(argument: str) -> str:
 
     opening = r"(?<==)~[^,]*$|(?<=[=,\[(])~[^,\[\]()]*"  # one value, or one of several
     return re.sub(opening, home, argument)
+
+
+def options_first(arguments: list[str]) -> list[str]:
+    """The arguments with Hydra's own options before all overrides, for its parser takes them in no other order.
+
+    Raises:
+        Refusal: an option is none, or lacks the value that belongs to it.
+    """
+    options: list[str] = []
+    overrides: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        (options if argument.startswith("-") else overrides).append(argument)
+        given, equals, value = argument.partition("=")
+        if not argument.startswith("-") or (name := _option(given)) not in WITH_VALUE:
+            continue
+        if not equals:
+            options.append(value := next(left, ""))
+        if not value:
+            raise Refusal(f"{given}: lacks its value; give {name}=…")
+        if name == "--config-dir" and not os.path.isdir(value):
+            raise Refusal(f"{given}={value}: no such folder; give one with options of your own")
+        if name == "--cfg" and value not in ("job", "hydra", "all"):
+            raise Refusal(f"{given}={value}: choose one of job, hydra, all")
+    return [*options, *overrides]
+
+
+def _option(given: str) -> str:
+    """The long name of an option of Hydra's, which may be abbreviated."""
+    known = {**WITH_VALUE, **ALONE}
+    found = [name for name, short in known.items() if given in (name, short)]
+    found = found or [name for name in known if given.startswith("--") and name.startswith(given)]
+    if not found:
+        raise Refusal(f"{given}: no such option; {nearest(given, list(known))}")
+    return found[0]
 
 
 def as_text(value: str) -> str:
@@ -119,6 +176,17 @@ def _parsed(arguments: list[str], *, multirun: bool) -> tuple[list[Override], di
             if not is_read:
                 lines[_not_understood(argument, multirun=multirun)] = None
     return parsed, lines
+
+
+def refused_settings(error: Exception, arguments: list[str]) -> str:
+    """A line about settings of Hydra's own with which it could not begin; empty where there are none."""
+    settings = [argument for argument in arguments if re.match(r"[+~]*hydra[./](?!(run|sweep)\.dir=)", argument)]
+    working = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not settings or any(name.startswith(("ncsn_lightning.sweeps", "ncsn_lightning.runs")) for name in working):
+        return ""
+    return (
+        f"{' '.join(settings)}: Hydra cannot begin with this ({one_line(error)}); give another value, or leave it out"
+    )
 
 
 def no_values(override: Override) -> str:
@@ -271,15 +339,17 @@ def _nearest(key: str, keys: list[str]) -> str:
         return f"did you mean {same[0]}?"
     parent, dot, word = key.rpartition(".")
     neighbours = [path.removeprefix(parent + dot) for path in keys if path.rpartition(".")[0] == parent]
-    if neighbours:
+    if dot and neighbours:
         return nearest(word, neighbours, prefix=parent + dot)
-    return nearest(key, keys, otherwise=[path for path in keys if "." not in path])
+    keys = [path for path in keys if path.startswith("hydra.") == key.startswith(("hydra.", "hydra/"))]
+    return nearest(key, keys, otherwise=[path for path in keys if path.count(".") == key.startswith("hydra")])
 
 
 def _keys(config: Any) -> list[str]:
-    """The groups and dotted keys that a command line may name."""
-    groups = config.pop("hydra")["runtime"]["choices"]
-    every = dict.fromkeys([*groups, *_paths(config)])
+    """The groups and dotted keys that a command line may name, Hydra's own last."""
+    hydra = config.pop("hydra")
+    groups = hydra.pop("runtime")["choices"]
+    every = dict.fromkeys([*groups, *_paths(config), *_paths(hydra, "hydra")])
     return [path for path in every if not path.startswith("hydra/") and not path.endswith("_")]
 
 

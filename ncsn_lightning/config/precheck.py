@@ -15,7 +15,7 @@ import torch
 from ..distributions.base import Distribution
 from ..samplers.base import Sampler
 from ..schedules import Schedule
-from .build import Builder, fill_automatic
+from .build import REFUSALS, Builder, fill_automatic, first_line
 
 SEEN = ("distribution", "schedule", "levels", "weighting", "objective", "network", "score", "sampler", "optimizer")
 """Groups whose objects are built by this check."""
@@ -51,8 +51,23 @@ def check_parts(builder: Builder) -> None:
         if isinstance(target, Distribution):
             builder.attempt("sampler.", lambda: sampler.check_target(target, schedule.sigmas))
     if isinstance(optimizer, functools.partial):
-        settings = ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
-        builder.attempt(f"optimizer, of {settings}: ", lambda: optimizer([{"params": [torch.zeros(1)]}]))
+        _check_optimizer(builder, optimizer)
+
+
+def _check_optimizer(builder: Builder, optimizer: functools.partial[Any]) -> None:
+    """Refuse an optimiser that torch refuses, by the one setting that is wrong, where it is one."""
+
+    def refusal(settings: dict[str, Any]) -> str:
+        try:
+            optimizer.func([{"params": [torch.zeros(1)]}], **settings)
+        except REFUSALS as error:
+            return first_line(error)
+        return ""
+
+    if said := refusal(optimizer.keywords):
+        alone = [f".{key}={value}" for key, value in optimizer.keywords.items() if refusal({key: value}) == said]
+        settings = ", of " + ", ".join(f"{key}={value}" for key, value in optimizer.keywords.items())
+        builder.refuse(f"optimizer{alone[0] if alone else settings}: {said}; give another value")
 
 
 def _is_seen(override: str) -> bool:

@@ -21,7 +21,6 @@ from .space import (
     frame_axes,
     limits,
     plane_figure,
-    write_note,
 )
 from .style import VERMILION, indexed, new_figure, styled
 
@@ -147,8 +146,8 @@ def _frame(target: Distribution, state: Tensor, sigma: float, frame: Limits, cap
     axes = figure.add_axes((left / width, bottom / height, panel / width, 1 - (bottom + top) / height))
     frame_axes(axes, frame)
     draw_contours(axes, target, frame, sigma=sigma, resolution=100, color=VERMILION)
-    write_note(axes, draw_points(axes, state, frame, ink=9000.0))
-    axes.set_title(caption)
+    note = draw_points(axes, state, frame, ink=9000.0)
+    axes.set_title(f"{caption}; {note}" if note else caption)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="raw", dpi=200)
     pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, round(200 * width), 4)

@@ -15,7 +15,6 @@ from .style import (
     BLACK,
     BLUE,
     GREEN,
-    GREY,
     LINES,
     ORANGE,
     PALE,
@@ -88,16 +87,13 @@ def _mean(errors: Tensor) -> str:
 
 
 def _log_errors(axes: Axes, values: Array) -> None:
-    """Make the error axis logarithmic, include 1 in it, and write there what 1 means."""
+    """Make the error axis logarithmic, include 1 in it, and shade what is above; the legend says what that means."""
     axes.set_yscale("log")
     low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
     axes.set_ylim(min(low, 0.3) / 1.8, max(high * 1.8, 3.0))
     axes.axhline(1, color=BLACK, linewidth=1.0, zorder=2)
-    axes.axhspan(1, axes.get_ylim()[1], color=PALE, linewidth=0, zorder=0)
-    place = axes.get_yaxis_transform()
-    axes.text(
-        0.99, 1.08, "no better than the zero score", transform=place, ha="right", va="bottom", color=GREY, fontsize=9
-    )
+    worse = "no better than the zero score"
+    axes.axhspan(1, axes.get_ylim()[1], facecolor=PALE, edgecolor=BLACK, linewidth=0, zorder=0, label=worse)
     axes.grid(axis="y")
 
 
@@ -259,11 +255,11 @@ def plot_schedule(sigmas: Tensor, *, sigma_grid: Tensor, weight: Tensor, density
 def _draw_density(axes: Axes, grid: Array, lam: Array, ladder: Array, density: Tensor | None) -> Array:
     """Draw effective weight and training density relative to their maxima; return all heights drawn."""
     if density is not None:
-        values = numpy(density)
-        effective = lam * values / (lam * values).max()
-        axes.plot(grid, values / values.max(), ":", color=GREEN, label=r"density of $\ln\sigma$", zorder=3)
+        values = np.where(numpy(density) > 0, numpy(density), np.nan)  # 0 would be a line down to nothing
+        effective = lam * values / np.nanmax(lam * values)
+        axes.plot(grid, values / np.nanmax(values), ":", color=GREEN, label=r"density of $\ln\sigma$", zorder=3)
         axes.plot(grid, effective, "-", color=BLUE, linewidth=2.4, label=r"$\lambda(\sigma)\,\times$ density", zorder=2)
-        return np.concatenate([effective, values / values.max()])
+        return np.concatenate([effective, values / np.nanmax(values)])
     order = np.argsort(grid)
     log_weight = np.interp(np.log(ladder), np.log(grid[order]), np.log(np.maximum(lam[order], 1e-300)))
     heights = np.exp(log_weight - log_weight.max())

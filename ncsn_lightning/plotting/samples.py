@@ -16,7 +16,13 @@ SAMPLES_PER_CELL = 10
 """Samples that a cell of the histogram should hold, on average over samples of the target."""
 
 MAX_DOTS = 2000
-"""Most samples for which each is also drawn as a dot over the histogram."""
+"""Most samples for which each may also be drawn as a dot over the histogram, if that still shows between the dots."""
+
+MAX_DOT_AREA = 1.0
+"""Most area that the dots in an average cell may have, as a share of the cell; dots overlap in part."""
+
+PANEL_POINTS = 280
+"""Length of a panel's longer side in points of type, roughly."""
 
 RESOLUTION = 200
 """Pixels of the density, and most cells of the histogram, along the longer side."""
@@ -30,8 +36,8 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     r"""The exact density p_σ and a histogram of the samples, in one frame and on one colour scale.
 
     The colour scale is a square root, which shows faint structure, and ends at the exact density's maximum. The cells
-    of the histogram are as small as the number of samples allows. Up to 2000 samples are also drawn as dots. The
-    contours enclose 50, 90 and 99 % of p_σ.
+    of the histogram are as small as the number of samples allows. Up to 2000 samples are also drawn as dots, unless
+    these would hide the histogram. The contours enclose 50, 90 and 99 % of p_σ.
 
     Arguments:
         samples: `[n, 2]`, data units; rows that are not finite are left out and counted in the title.
@@ -41,7 +47,8 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     points, note = visible(samples, frame)
     figure, ((left, right),) = plane_figure(frame, rows=1, columns=2, extra=0.75 if note else 0.55)
     exact = np.exp(numpy(density_grid(target, frame, sigma=sigma, resolution=RESOLUTION).log_prob))
-    drawn = _histogram(points, len(samples), frame, _cells(exact, len(samples), frame))
+    cells = _cells(exact, len(samples), frame)
+    drawn = _histogram(points, len(samples), frame, cells)
     norm = PowerNorm(0.5, vmin=0, vmax=exact.max())
     left.imshow(exact, extent=frame, cmap=DENSITY_MAP, norm=norm, interpolation="bilinear")
     right.imshow(drawn, extent=frame, cmap=DENSITY_MAP, norm=norm, interpolation="nearest")
@@ -50,8 +57,8 @@ def plot_samples(target: Distribution, samples: Tensor, *, sigma: float = 0.0) -
     figure.colorbar(bar, ax=[left, right], label="density (1 / data units²)", aspect=30, pad=0.015, extend=extend)
     left.set_title("exact density" + (f" at $\\sigma$ = {sigma:.3g}" if sigma else "") + ", square-root scale")
     draw_contours(right, target, frame, sigma=sigma)
-    if len(samples) <= MAX_DOTS:
-        area = float(np.clip(2500 / max(len(points), 1), 5, 14))
+    area = float(np.clip(2500 / max(len(points), 1), 5, 14))
+    if len(samples) <= MAX_DOTS and SAMPLES_PER_CELL * area <= MAX_DOT_AREA * (PANEL_POINTS / cells) ** 2:
         right.scatter(points[:, 0], points[:, 1], s=area, color=ORANGE, edgecolors="white", linewidths=0.4, zorder=3)
     right.set_title(f"{count(len(samples))} samples; {CONTOURS}" + (f"\n{note}" if note else ""), fontsize="medium")
     return figure

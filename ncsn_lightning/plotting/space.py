@@ -142,22 +142,18 @@ def count(n: int) -> str:
     return f"{n:,}".replace(",", "\u2009")
 
 
-def write_note(axes: Axes, note: str) -> None:
-    """Write a note, unless it is empty, in the lower left corner of a panel, legible over points."""
-    if not note:
-        return
-    box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
-    axes.text(0.02, 0.02, note, transform=axes.transAxes, fontsize=8, va="bottom", ha="left", bbox=box, zorder=5)
-
-
 def frame_axes(axes: Axes, frame: Limits) -> None:
-    """Give a panel the frame, equal aspect, a full box, a few round ticks and its labels."""
+    """Give a panel the frame, equal aspect, a full box, a few round ticks and its labels.
+
+    Coordinates with many digits, such as latitudes, get fewer ticks.
+    """
     axes.set_xlim(frame.left, frame.right)
     axes.set_ylim(frame.bottom, frame.top)
     axes.set_aspect("equal")
     axes.spines[["top", "right"]].set_visible(True)
     for axis, name in ((axes.xaxis, X_LABEL), (axes.yaxis, "$x_2$ (data units)")):
-        axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        far = max(map(abs, frame)) > 20 * max(frame.width, frame.height)
+        axis.set_major_locator(MaxNLocator(nbins=3 if far else 5, steps=[1, 2, 5, 10]))
         axis.set_label_text(name)
 
 

@@ -172,6 +172,7 @@ class Rounds:
         total: how many jobs there will be.
         names: the hashes of the jobs of each round. The next round is asked for when the one before has been run.
         well: states in which the jobs should end.
+        whole: whether the sample is all jobs; the sample of a search shows what its parameters can change.
     """
 
     opening: str
@@ -179,6 +180,7 @@ class Rounds:
     total: int
     names: Iterator[list[str]]
     well: tuple[State, ...] = ("finished",)
+    whole: bool = True
 
 
 def grid(jobs: list[Planned], runner: JobRunner, *, retry_failed: bool) -> Rounds:

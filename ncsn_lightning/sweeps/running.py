@@ -110,7 +110,7 @@ class SweepCommand:
             _demand_count(name, config.hydra.sweeper)
         self.planner, self.runner = Planner(loader, config), JobRunner(self.folder, launcher)
         self.rounds = self._rounds(arguments)
-        self.remarks = _check(self.rounds.sample, self.folder, here=self.launcher_name in HERE)
+        self.remarks = _check(self.rounds.sample, self.folder, here=self.launcher_name in HERE, whole=self.rounds.whole)
         self.is_named = self.folder.name != _short_hash(config.hydra.overrides.task)
         self.title = self.folder.name if self.is_named else title(self.planner.swept(arguments)) or self.folder.name
         self.ended: list[Job] = []
@@ -206,7 +206,7 @@ def _demand_place(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
-def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
+def _check(jobs: list[Planned], folder: Path, *, here: bool, whole: bool = True) -> list[str]:
     """Build the objects of all jobs once, so that whatever is wrong with any of them is said before one begins.
 
     Of jobs that differ in their seeds alone, one is built, and one with each seed.
@@ -240,7 +240,7 @@ def _check(jobs: list[Planned], folder: Path, *, here: bool) -> list[str]:
             prints[kind] = None
             refused += str(refusal).splitlines()
     _refuse(refused)
-    return idle_lines(jobs, {job.hash: prints[_kind(job)] for job in jobs})
+    return idle_lines(jobs, {job.hash: prints[_kind(job)] for job in jobs}, whole=whole)
 
 
 def _refuse(lines: Iterable[str]) -> None:

@@ -79,24 +79,25 @@ def fingerprint(job: Job) -> str | None:
     return digest.hash.hexdigest()
 
 
-def idle_lines(jobs: Sequence[Planned], prints: Mapping[str, str | None]) -> list[str]:
+def idle_lines(jobs: Sequence[Planned], prints: Mapping[str, str | None], *, whole: bool = True) -> list[str]:
     """A line that names the swept keys that change no training, and how many trainings there are; empty without such.
 
     Args:
         jobs: that are about to begin.
         prints: the fingerprint of each job by its hash; jobs that differ in their seed alone may share one.
+        whole: whether these are all jobs, and not a sample of those that a search may propose.
     """
     swept = list(dict.fromkeys(key for job in jobs for key in job.swept if key != SEED))
     idle = [key for key in swept if _is_idle(key, jobs, prints)]
     if not idle:
         return []
+    changes, it = ("changes", "it") if len(idle) == 1 else ("change", "them")
     trainings = len({_without(job, *idle) for job in jobs})
-    changes = (
-        "changes no training, only what follows it" if len(idle) == 1 else "change no training, only what follows it"
-    )
-    remedy = "; with levels=ladder training takes the schedule's own levels" if _would_matter(idle) else ""
     same = f"these {len(jobs)} jobs are {trainings} training{'s' * (trainings != 1)}"
-    return [f"{' and '.join(idle)}: {changes}, such as the sampling, so {same}{remedy}"]
+    learns = f"a search by score_error learns nothing about {it}; leave {it} out"
+    remedy = "; with levels=ladder training takes the schedule's own levels" if _would_matter(idle) else ""
+    what = f"{changes} no training, only what follows it, such as the sampling"
+    return [f"{' and '.join(idle)}: {what}, so {same if whole else learns}{remedy}"]
 
 
 def _is_idle(key: str, jobs: Sequence[Planned], prints: Mapping[str, str | None]) -> bool:

@@ -73,9 +73,9 @@ class Search:
         trials = self._add(self.journal.trials())
         done = sum(trial.state.is_finished() for trial in trials)
         opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
-        sample = self._corners() if done < self.n_trials else []
+        sample = self._sample() if done < self.n_trials else []
         total = max(self.n_trials, len(trials)) * self.seeds
-        return Rounds(opening, sample, total, self._names(console), well=("finished", "diverged"))
+        return Rounds(opening, sample, total, self._names(console), well=("finished", "diverged"), whole=False)
 
     def jobs(self, trial: FrozenTrial) -> list[Planned]:
         """The jobs of a trial, one for each seed."""
@@ -83,12 +83,17 @@ class Search:
             self._jobs[trial.number] = self._at({key: text(value) for key, value in trial.params.items()})
         return self._jobs[trial.number]
 
-    def _corners(self) -> list[Planned]:
-        """A few jobs in which every parameter takes both its ends, or all its choices, to be checked at the start."""
+    def _sample(self) -> list[Planned]:
+        """A few jobs to be checked at the start.
+
+        In some, every parameter takes both its ends, or all its choices; beside each of them, one parameter alone takes
+        another value, which shows whether it makes a difference.
+        """
         values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
         longest = max(map(len, values.values()))
-        points = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
-        return [job for point in points for job in self._at(point)]
+        corners = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
+        beside = [{**corner, key: _other(found, corner[key])} for corner in corners for key, found in values.items()]
+        return [job for point in corners for job in self._at(point)] + [self._at(point)[0] for point in beside]
 
     def _at(self, point: dict[str, str]) -> list[Planned]:
         """The jobs of a point, given by its parameters' values, one for each seed."""
@@ -152,6 +157,11 @@ class Search:
         failed = any(job.state == "failed" for job in jobs)
         study.tell(trial.number, state=TrialState.FAIL if failed else TrialState.PRUNED)
         return f"{'failed' if failed else 'diverged'} at {_label(trial)}"
+
+
+def _other(values: list[str], value: str) -> str:
+    """The one after `value`, in a circle."""
+    return values[(values.index(value) + 1) % len(values)]
 
 
 def _label(trial: FrozenTrial) -> str:

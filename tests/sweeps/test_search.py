@@ -214,7 +214,7 @@ REFUSED = {
     "hydra.sweeper.n_trials=2 optimizer.lr=interval(2,1)": "optimizer.lr=interval(2,1): ",
     "hydra.sweeper.n_trials=2 optimiser.lr=interval(1,2)": "optimiser.lr=1.0: no such key; did you mean optimizer.lr?",
     "hydra.sweeper.n_trials=2 threads=1,2": "threads=1,2: changes no result, so all its jobs would be one",
-    "hydra.sweeper.n_trials=2 optimizer.lr=interval(-1,1)": "optimizer, of lr=-1, ",
+    "hydra.sweeper.n_trials=2 optimizer.lr=interval(-1,1)": "optimizer.lr=-1: ",
 }
 
 
@@ -223,6 +223,20 @@ def test_a_search_is_refused_whole_and_leaves_nothing(line, command, tmp_path):
     lines = command("train", "-m", *TINY, *line.split())
     assert lines[0].startswith(REFUSED[line])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_says_what_it_can_learn_nothing_about(command, tmp_path, capfd):
+    """A sampler's step never reaches the score error; a schedule does where training takes its levels, which it may."""
+    space = ["schedule=karras,linear", "sampler.step_ratio=interval(0.1,0.3)", "optimizer.lr=interval(1e-3,1e-2)"]
+    search = ["hydra.sweeper.n_trials=1", "trainer.max_steps=2"]
+    why = "no training, only what follows it, such as the sampling, so a search by score_error learns nothing about"
+    for levels, line in {
+        "levels=ladder,tilted": f"sampler.step_ratio: changes {why} it; leave it out",
+        "levels=tilted": f"schedule and sampler.step_ratio: change {why} them; leave them out; with levels=ladder ",
+    }.items():
+        assert command("train", "-m", *TINY, *space, *search, levels, f"sweep_name={levels[7:10]}") == []
+        (said,) = [text for text in capfd.readouterr().out.splitlines() if "learns nothing" in text]
+        assert said.startswith(line)
 
 
 def test_a_search_without_optuna_names_the_extra(command, tmp_path, monkeypatch):
