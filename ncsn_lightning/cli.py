@@ -28,6 +28,7 @@ from .config.messages import FULL, log_files, one_line
 from .config.overrides import (
     as_text,
     at_home,
+    check_choices,
     check_launcher,
     check_single,
     options_first,
@@ -252,6 +253,7 @@ def _run(command: str, task: Task) -> None:
         FoldersBefore.found = set()
         sys.argv[1:] = options_first([at_home(argument) for argument in sys.argv[1:]])
         check_launcher(sys.argv[1:])
+        check_choices(sys.argv[1:])
         check_single(command, sys.argv[1:])
         main()
 
