@@ -28,6 +28,7 @@ from .config.help import help_text
 from .config.messages import FULL, log_files, one_line
 from .config.overrides import (
     as_text,
+    check_choices,
     check_launcher,
     check_no_sweep,
     expand_home,
@@ -272,6 +273,7 @@ def _run(command: str, task: Task) -> None:
         FoldersBefore.found = set()
         sys.argv[1:] = options_first([expand_home(argument) for argument in sys.argv[1:]])
         check_launcher(sys.argv[1:])
+        check_choices(sys.argv[1:])
         check_no_sweep(command, sys.argv[1:])
         main()
 

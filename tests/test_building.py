@@ -169,6 +169,7 @@ ONE_LINE = [
         ["optimizer=sgd", "optimizer.momentum=0", "+optimizer.nesterov=true"],
         "optimizer.nesterov=True: Nesterov momentum .*; give another value",
     ),
+    (["trainer.max_steps=1e3"], "trainer.max_steps=1000.0: give a whole number of at least 1"),
     (["optimizer.betas=3"], r"optimizer.betas=3: give 2 numbers, such as \[0.9, 0.999\]"),
     (["optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]: give 2 numbers"),
     (["optimizer.betas=[0.9,x]"], r"optimizer.betas=\[0.9, 'x'\]: give 2 numbers"),

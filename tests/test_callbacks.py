@@ -40,7 +40,8 @@ def run_with(configure, callback, *overrides):
     lifecycle.fit(job)
 
 
-def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
+def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path, caplog):
+    caplog.set_level("INFO")
     lifecycle.fit(
         lifecycle.build(
             configure("weighting=learned", "callbacks.figures.every_n_steps=50", "figures.format=[png,pdf]"),
@@ -48,6 +49,9 @@ def test_a_run_leaves_its_samples_figures_and_summary(configure, tmp_path):
         )
     )
     folder = tmp_path / "run"
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("progress_bars")]
+    end = "sampling 50 chains; measuring and drawing are left after that"
+    assert said == ["sampling 50 chains", "measuring 50 samples", "drawing 9 pictures", end, *said[1:3]]
     points = np.load(folder / "samples.npz")
     assert (points["x"].shape, points["truth"].shape) == ((50, 2), (50, 2))
     on_the_board = np.floor(points["truth"]).sum(-1) % 2 == 0

@@ -83,6 +83,16 @@ def expand_home(argument: str) -> str:
     return re.sub(opening, home, argument)
 
 
+def check_choices(arguments: list[str]) -> None:
+    """Raise Refusal for a list of options where one makes the object: Hydra would mix them into something else."""
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        options = config_folder().joinpath(group).glob("*.yaml") if re.fullmatch(r"\[.*,.*\]", value) else ()
+        if any(re.search("^_target_:", path.read_text(), re.M) for path in options):
+            several = f"{group}={value[1:-1].replace(' ', '')}"
+            raise Refusal(f"{argument}: takes one option; give one, or, to sweep over them, -m {several}")
+
+
 def options_first(arguments: list[str]) -> list[str]:
     """The arguments with Hydra's own options before all overrides, for its parser takes them in no other order.
 
@@ -228,7 +238,9 @@ def _not_understood(argument: str, *, multirun: bool) -> str:
     """A line about an argument that Hydra cannot read, which says how to quote its value where that helps."""
     if re.search(r"=(choice|range|interval|glob|shuffle|sort|tag)\(\s*\)$", argument):
         return f"{argument}: holds no value; give one at least"
-    if any(argument.count(opening) != argument.count(closing) for opening, closing in ("[]", "{}")):
+    if re.search(r"=,|,,|,$", argument):
+        return f"{argument}: a value is missing beside a comma; leave the comma out"
+    if re.search(r"=\W*[\[{]", argument) and any(argument.count(a) != argument.count(b) for a, b in ("[]", "{}")):
         return f"{argument}: not understood; close its brackets"
     if not argument.startswith("=") and (remedy := _remedy(argument, multirun=multirun)):
         return f"{argument}: not understood; for the value as it stands write {remedy}"

@@ -8,6 +8,7 @@ that size, because two finite samples of the truth never have the distance 0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import torch
@@ -144,9 +145,14 @@ class SampleTest(Metric):
         Raises:
             ValueError: there are too few finite samples for a metric.
         """
+        return dict(self.each(samples, first=first))
+
+    def each(self, samples: Float[Tensor, "n 2"], *, first: int = 0) -> Iterator[tuple[str, Measured]]:
+        """Yield what `measure` returns, one metric after the other."""
         finite = samples[samples.isfinite().all(-1)].to(self.distribution.mean.device)
         self.check(len(finite))
-        return {name: self._measure(name, metric, finite, first) for name, metric in self.metrics.items()}
+        for name, metric in self.metrics.items():
+            yield name, self._measure(name, metric, finite, first)
 
     def check(self, n: int) -> None:
         """Raise a ValueError where `n` samples are too few for a metric."""

@@ -137,7 +137,9 @@ def _check_options(builder: Builder, options: Any, data: Any) -> bool:
             builder.refuse(f"trainer.{key}={options[key]}: not taken; {instead}")
     steps = options.get("max_steps")
     ends = any(options.get(key) not in (None, -1) for key in ("max_epochs", "max_time"))
-    if not isinstance(steps, int) or isinstance(steps, bool) or (steps < 1 and not (steps == -1 and ends)):
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        builder.refuse(f"trainer.max_steps={steps}: give a whole number of at least 1")
+    elif steps < 1 and not (steps == -1 and ends):
         beside = ", beside trainer.max_epochs or trainer.max_time" if steps == -1 else ""
         builder.refuse(f"trainer.max_steps={steps}: should be greater than or equal to 1{beside}")
     interval, streams = options.get("val_check_interval"), isinstance(data, StreamingDataModule)

@@ -55,6 +55,7 @@ class View:
         self.jobs = {name: runner.read(name) for name in runner.jobs}
         self.before = sum(job.state == "finished" for job in self.jobs.values())
         self.started = time.monotonic()
+        self.last_end = self.started, self.before  # when a job finished last, and how many had by then
         self.watch = Watch()
         self._ended, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="view", daemon=True)
@@ -90,6 +91,8 @@ class View:
             job = self.jobs.get(name)
             if not job or job.state != "finished":
                 self._note(job, self.runner.read(name))
+        if (done := self._done()) > self.last_end[1]:
+            self.last_end = time.monotonic(), done
         self.look(list(self.jobs.values()))
         if self._live:
             self._live.update(self.render(), refresh=True)
@@ -97,8 +100,7 @@ class View:
     def _note(self, old: Job | None, new: Job) -> None:
         self.jobs[new.hash] = new
         if (not old or new.state != old.state) and new.summary and not self._live:
-            done = sum(job.state == "finished" for job in self.jobs.values())
-            print_line(self.console, f"{done} of {self.total} finished; {_line(new)}")
+            print_line(self.console, f"{self._done()} of {self.total} finished; {_line(new)}")
 
     def render(self) -> RenderableType:
         """The live view: a bar, the counts, the time left, the best job so far, and the running jobs."""
@@ -129,9 +131,12 @@ class View:
 
     def _time_left(self) -> float | None:
         """Seconds until the end, if the jobs to come take as long as those that finished in this command."""
-        done = sum(job.state == "finished" for job in self.jobs.values())
+        (when, done), now = self.last_end, time.monotonic()
         seen = done - self.before
-        return (time.monotonic() - self.started) / seen * (self.total - done) if seen else None
+        return max(0.0, (when - self.started) / seen * (self.total - done) - (now - when)) if seen else None
+
+    def _done(self) -> int:
+        return sum(job.state == "finished" for job in self.jobs.values())
 
     def _best(self) -> Job | None:
         scored = [job for job in self.jobs.values() if job.state == "finished" and math.isfinite(_score(job))]

@@ -83,6 +83,21 @@ def test_on_a_terminal_one_view_of_the_whole_sweep(monkeypatch):
     assert re.search(r"running: schedule=karras seed=4 +no step yet", shown)
 
 
+def test_the_time_left_falls_while_a_job_runs(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    stage = Stage({str(index): "waiting" for index in range(4)})
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    view = watch(stage, console, [])
+    for at, states, left in [(10, "fr", "0:30"), (15, "fr", "0:25"), (20, "ffr", "0:20"), (50, "ffr", None)]:
+        now[0] = 100.0 + at
+        for name, state in enumerate(states):
+            stage.set(str(name), {"f": "finished", "r": "running"}[state])
+        view.update()
+        said = re.search(r"running, (.*) left", rendered(view, console))
+        assert (said and said[1]) == left
+
+
 def test_a_running_job_shows_its_step_its_loss_and_the_time_left(monkeypatch, tmp_path):
     """By its metrics.csv, whose last line may be half written."""
     now = [100.0]

@@ -137,7 +137,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         states, curves = self._walk(trainer, module, later=later), {}
         if states:
             self.results["sampling_time"] = time.perf_counter() - started
-            curves = self._measure(states[-1])
+            curves = self._measure(states[-1], bar=shows_bar(trainer))
         pictures = chain(self._of_samples(states), self._figures(trainer, module))
         total = self._count(trainer, module, states)
         for name, picture in tracked(pictures, f"drawing {total} pictures", total=total, bar=shows_bar(trainer)):
@@ -169,7 +169,7 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         learned = error and ours and isinstance(module.weighting, Learned)
         return 3 * bool(states) + 3 * error + (first(trainer, ScoreErrorParts) is not None) + ours + learned
 
-    def _measure(self, samples: Tensor) -> dict[str, float]:
+    def _measure(self, samples: Tensor, *, bar: bool) -> dict[str, float]:
         """Put every metric of the samples into the results; returns each and its floor, for the loggers.
 
         Samples that cannot be measured, for example because some are not finite, do not end the run.
@@ -177,7 +177,8 @@ class SamplesAndFigures(MeasuringCallback, BlockCallback):
         self.results["off_support"] = off_support(self.distribution, samples)
         self.results["not_finite"] = float((~samples.isfinite().all(-1)).double().mean())
         try:
-            metrics = self.sample_test.measure(samples)
+            each, what = self.sample_test.each(samples), f"measuring {len(samples)} samples"
+            metrics = dict(tracked(each, what, total=len(self.sample_test.metrics), bar=bar))
         except ValueError as error:
             log.warning("samples not measured: %s", error)
             return {}
