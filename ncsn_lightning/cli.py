@@ -253,7 +253,7 @@ def _run(command: str, task: Task) -> None:
         FoldersBefore.found = set()
         sys.argv[1:] = options_first([at_home(argument) for argument in sys.argv[1:]])
         check_launcher(sys.argv[1:])
-        check_choices(sys.argv[1:])
+        check_choices(command, sys.argv[1:])
         check_single(command, sys.argv[1:])
         main()
 
