@@ -123,7 +123,7 @@ def test_every_end_has_its_last_word_and_stops_no_other_job(command, sweep, monk
 def test_a_sweep_is_refused_whole_and_leaves_nothing(command, tmp_path):
     wrong = ["schedule.num_levels=5,1", "optimizer.lr=0.1,-1"]
     lines = command("train", "-m", *TINY, *wrong)
-    assert [line.partition(" ")[0] for line in sorted(lines)] == ["optimizer,", "schedule.num_levels=1:"]
+    assert [line.partition(" ")[0] for line in sorted(lines)] == ["optimizer.lr=-1:", "schedule.num_levels=1:"]
     (line,) = command("train", "-m", *TINY, "seed=1,2", "trainer=ddp", "trainer.accelerator=cpu")
     assert line.startswith("trainer.strategy=ddp: every rank would start the whole sweep anew; use ")
     (line,) = command("train", "sweep=targets", *TINY)
