@@ -273,7 +273,7 @@ def _run(command: str, task: Task) -> None:
         FoldersBefore.found = set()
         sys.argv[1:] = options_first([expand_home(argument) for argument in sys.argv[1:]])
         check_launcher(sys.argv[1:])
-        check_choices(sys.argv[1:])
+        check_choices(command, sys.argv[1:])
         check_no_sweep(command, sys.argv[1:])
         main()
 

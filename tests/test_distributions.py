@@ -582,6 +582,8 @@ MIXTURE = {
     [
         ("means", torch.zeros(3), r"means of the shape \[3\]: give \[K, 2\]"),
         ("means", torch.zeros(0, 2), r"means of the shape \[0, 2\]: give \[K, 2\]"),
+        ("means", [[0.0, 0.0]], "means of the type list: give a tensor"),
+        ("variances", np.ones((3, 2)), "variances of the type ndarray: give a tensor"),
         ("weights", torch.ones(2), r"weights of the shape \[2\]: give \[3\], as means has 3 rows"),
         ("variances", torch.ones(3), r"variances of the shape \[3\]: give \[3, 2\]"),
         ("variances", torch.ones(3, 2, 2), r"variances of the shape \[3, 2, 2\]: give \[3, 2\]"),

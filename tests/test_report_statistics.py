@@ -275,6 +275,11 @@ def test_a_key_without_effect_is_named_with_what_it_does_change(tmp_path):
     assert str(answer(sweep, "density_tv").idle[0]).startswith("weighting: no effect on density_tv; score_error")
 
 
+def test_the_ends_of_a_span_are_told_apart():
+    assert str(Span("density_tv", 0.09, 0.4195)) == "density_tv 0.09 … 0.42"
+    assert str(Span("off_support", 0.35712, 0.35733)) == "off_support 0.3571 … 0.3573"
+
+
 def test_one_pair_that_differs_gives_a_key_its_effect(tmp_path):
     values = grid((2, 2, 2), lambda i, j, k: 0.1 + j + k)
     assert [idle.key for idle in answer(sweep_of(tmp_path, values)).idle] == ["a"]

@@ -83,14 +83,14 @@ def expand_home(argument: str) -> str:
     return re.sub(opening, home, argument)
 
 
-def check_choices(arguments: list[str]) -> None:
+def check_choices(command: str, arguments: list[str]) -> None:
     """Raise Refusal for a list of options where one makes the object: Hydra would mix them into something else."""
     for argument in arguments:
         group, _, value = argument.partition("=")
         options = config_folder().joinpath(group).glob("*.yaml") if re.fullmatch(r"\[.*,.*\]", value) else ()
         if any(re.search("^_target_:", path.read_text(), re.M) for path in options):
-            several = f"{group}={value[1:-1].replace(' ', '')}"
-            raise Refusal(f"{argument}: takes one option; give one, or, to sweep over them, -m {several}")
+            sweep = f", or, to sweep over them, -m {group}={value[1:-1].replace(' ', '')}"
+            raise Refusal(f"{argument}: takes one option; give one{sweep if command == 'train' else ''}")
 
 
 def options_first(arguments: list[str]) -> list[str]:

@@ -108,6 +108,10 @@ class Modes(GaussianMixture):
 
 def _check(means: Tensor, weights: Tensor, variances: Tensor, directions: Tensor | None) -> None:
     """Raise a ValueError for numbers that are impossible in a mixture."""
+    given = {"means": means, "weights": weights, "variances": variances, "directions": directions}
+    for name, values in given.items():
+        if values is not None and not isinstance(values, Tensor):
+            raise ValueError(f"{name} of the type {type(values).__name__}: give a tensor, torch.as_tensor({name})")
     if means.ndim != 2 or means.shape[1] != 2 or not len(means):
         raise ValueError(f"means of the shape {list(means.shape)}: give [K, 2], a row for each component")
     unit = torch.ones_like(weights) if directions is None else directions.norm(dim=-1)

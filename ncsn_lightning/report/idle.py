@@ -29,6 +29,10 @@ class Span(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        digits = next((n for n in range(2, 9) if f"{self.low:.{n}g}" != f"{self.high:.{n}g}"), 9)
+        return f"{self.metric} {self.low:.{digits}g} … {self.high:.{digits}g}"
+
 
 @dataclass(frozen=True)
 class Idle:
@@ -48,7 +52,7 @@ class Idle:
 
     def __str__(self) -> str:
         """A line that names the key, the metric and the spans."""
-        spans = ", ".join(f"{name} {low:.2g} … {high:.2g}" for name, low, high in self.spans)
+        spans = ", ".join(map(str, self.spans))
         return f"{self.key}: no effect on {self.metric}; {spans or 'none on anything else either'}"
 
 

@@ -73,7 +73,7 @@ class Search:
         trials = self._add(self.journal.trials())
         done = sum(trial.state.is_finished() for trial in trials)
         opening = f"search of {self.n_trials} trials of {self.seeds} jobs, {done} trials done before"
-        sample = self._sample() if done < self.n_trials else []
+        sample = self._sample(is_new=not done) if done < self.n_trials else []
         total = max(self.n_trials, len(trials)) * self.seeds
         return Rounds(opening, sample, total, self._names(console), well=("finished", "diverged"), whole=False)
 
@@ -83,17 +83,18 @@ class Search:
             self._jobs[trial.number] = self._at({key: text(value) for key, value in trial.params.items()})
         return self._jobs[trial.number]
 
-    def _sample(self) -> list[Planned]:
+    def _sample(self, *, is_new: bool) -> list[Planned]:
         """A few jobs to be checked at the start.
 
-        In some, every parameter takes both its ends, or all its choices; beside each of them, one parameter alone takes
-        another value, which shows whether it makes a difference.
+        In some, every parameter takes both its ends, or all its choices. In a new search there are others beside each of
+        them, in which one parameter alone takes another value; they show whether it makes a difference.
         """
         values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
         longest = max(map(len, values.values()))
         corners = [{key: found[min(i, len(found) - 1)] for key, found in values.items()} for i in range(longest)]
         beside = [{**corner, key: _other(found, corner[key])} for corner in corners for key, found in values.items()]
-        return [job for point in corners for job in self._at(point)] + [self._at(point)[0] for point in beside]
+        jobs = [job for point in corners for job in self._at(point)]
+        return jobs + [self._at(point)[0] for point in beside if is_new]
 
     def _at(self, point: dict[str, str]) -> list[Planned]:
         """The jobs of a point, given by its parameters' values, one for each seed."""

@@ -209,4 +209,4 @@ def _line(job: Job) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+    return "{}:{:02}".format(*divmod(round(seconds), 60))

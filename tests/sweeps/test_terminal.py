@@ -83,6 +83,10 @@ def test_on_a_terminal_one_view_of_the_whole_sweep(monkeypatch):
     assert re.search(r"running: schedule=karras seed=4 +no step yet", shown)
 
 
+def test_a_minute_has_sixty_seconds():
+    assert [terminal._minutes(seconds) for seconds in (0.4, 59.7, 60, 119.6)] == ["0:00", "1:00", "1:00", "2:00"]
+
+
 def test_the_time_left_falls_while_a_job_runs(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
