@@ -86,8 +86,8 @@ class Search:
     def _sample(self, *, is_new: bool) -> list[Planned]:
         """A few jobs to be checked at the start.
 
-        In some, every parameter takes both its ends, or all its choices. In a new search there are others beside each of
-        them, in which one parameter alone takes another value; they show whether it makes a difference.
+        In some, every parameter takes both its ends, or all its choices. In a new search there are others beside each
+        of them, in which one parameter alone takes another value; they show whether it makes a difference.
         """
         values = {key: [text(value) for value in ends(found)] for key, found in self.space.items()}
         longest = max(map(len, values.values()))
